@@ -1,0 +1,103 @@
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { type Client, createClient, type Interceptor, type Transport } from "@connectrpc/connect";
+import { createConnectTransport, createGrpcTransport } from "@connectrpc/connect-node";
+import { Health } from "../../gen/grpc/health/v1/health_pb.ts";
+import { ServiceRegistry } from "../../gen/steward/v1/service_registry_pb.ts";
+import { Supervisor } from "../../gen/steward/v1/supervisor_pb.ts";
+import { UsageError } from "./failure.ts";
+
+/** What the commands get from outside. */
+export interface CliDefaults {
+  readonly address: string | undefined;
+  readonly token: string | undefined;
+  readonly stateDirs: readonly string[];
+  readonly plain: boolean;
+}
+
+/** The options that every command takes. */
+export interface GlobalOptions {
+  readonly address?: string;
+  readonly token?: string;
+  readonly tokenFile?: string;
+  readonly protocol: "connect" | "grpc";
+}
+
+/** The server as a command sees it. */
+export interface Connection {
+  readonly address: string;
+  readonly registry: Client<typeof ServiceRegistry>;
+  readonly supervisor: Client<typeof Supervisor>;
+  readonly health: Client<typeof Health>;
+}
+
+/** Finds address and token (flag, environment, what a local server left in its state directory) and makes the clients. Opens nothing yet. */
+export function connect(options: GlobalOptions, defaults: CliDefaults): Connection {
+  const local = findLocalServer(defaults.stateDirs);
+  const address = origin(options.address ?? defaults.address ?? local?.addresses.connect ?? "http://127.0.0.1:7700");
+  const transport = openTransport(options.protocol, address, findToken(options, defaults, local));
+  return {
+    address,
+    registry: createClient(ServiceRegistry, transport),
+    supervisor: createClient(Supervisor, transport),
+    health: createClient(Health, transport),
+  };
+}
+
+function openTransport(protocol: GlobalOptions["protocol"], baseUrl: string, token: string | undefined): Transport {
+  const interceptors = token === undefined ? [] : [sendToken(token)];
+  if (protocol === "grpc") return createGrpcTransport({ baseUrl, interceptors });
+  return createConnectTransport({ baseUrl, httpVersion: "2", interceptors });
+}
+
+function sendToken(token: string): Interceptor {
+  return (next) => (request) => {
+    request.header.set("authorization", `Bearer ${token}`);
+    return next(request);
+  };
+}
+
+function findToken(options: GlobalOptions, defaults: CliDefaults, local: LocalServer | undefined): string | undefined {
+  if (options.token !== undefined) return options.token;
+  if (options.tokenFile !== undefined) return readToken(options.tokenFile);
+  return defaults.token ?? (local === undefined ? undefined : readToken(join(local.stateDir, "admin-token")));
+}
+
+function readToken(path: string): string {
+  try {
+    return readFileSync(path, "utf8").trim();
+  } catch (error) {
+    throw new UsageError(
+      `cannot read the token file ${path}: ${error instanceof Error ? error.message : String(error)}`,
+    );
+  }
+}
+
+function origin(address: string): string {
+  const url = address.includes("://") ? address : `http://${address}`;
+  if (!URL.canParse(url)) throw new UsageError(`the address is HOST:PORT or a URL, not ${JSON.stringify(address)}`);
+  return url.replace(/\/+$/, "");
+}
+
+/** What `steward serve` leaves in its state directory for local clients. */
+interface LocalServer {
+  readonly stateDir: string;
+  readonly addresses: { readonly connect: string; readonly grpc?: string; readonly proxy?: string };
+}
+
+function findLocalServer(stateDirs: readonly string[]): LocalServer | undefined {
+  for (const stateDir of stateDirs) {
+    const addresses = readAddresses(join(stateDir, "server.json"));
+    if (addresses !== undefined) return { stateDir, addresses };
+  }
+  return undefined;
+}
+
+function readAddresses(path: string): LocalServer["addresses"] | undefined {
+  try {
+    return (JSON.parse(readFileSync(path, "utf8")) as Pick<LocalServer, "addresses">).addresses;
+  } catch {
+    // No server was started from there, or it is another user's: the next place may have one.
+    return undefined;
+  }
+}

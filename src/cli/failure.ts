@@ -1,0 +1,60 @@
+import { Code, ConnectError } from "@connectrpc/connect";
+import { BadRequestSchema } from "../../gen/google/rpc/error_details_pb.ts";
+
+/** The command line itself is wrong. */
+export class UsageError extends Error {
+  override readonly name = "UsageError";
+}
+
+/** Exit codes for scripts; printed by `steward --help`. */
+export const exitCodes = {
+  failed: 1,
+  usage: 2,
+  notFound: 3,
+  denied: 4,
+  conflict: 5,
+  unavailable: 6,
+  timeout: 7,
+} as const;
+
+/** The exit code that tells a script what kind of failure it was. */
+export function exitCodeOf(error: unknown): number {
+  if (error instanceof UsageError) return exitCodes.usage;
+  if (!(error instanceof ConnectError)) return exitCodes.failed;
+  switch (error.code) {
+    case Code.InvalidArgument:
+      return exitCodes.usage;
+    case Code.NotFound:
+      return exitCodes.notFound;
+    case Code.Unauthenticated:
+    case Code.PermissionDenied:
+      return exitCodes.denied;
+    case Code.Aborted:
+    case Code.AlreadyExists:
+    case Code.FailedPrecondition:
+      return exitCodes.conflict;
+    case Code.Unavailable:
+      return exitCodes.unavailable;
+    case Code.DeadlineExceeded:
+      return exitCodes.timeout;
+    default:
+      return exitCodes.failed;
+  }
+}
+
+/** What a person reads: the message, then each wrong field on a line of its own, then what to do about it. */
+export function explain(error: unknown, address: string): string {
+  if (!(error instanceof ConnectError)) return error instanceof Error ? error.message : String(error);
+  const fields = error.findDetails(BadRequestSchema).flatMap((detail) => detail.fieldViolations);
+  if (fields.length > 0)
+    return ["the request is wrong:", ...fields.map((each) => `  ${each.field}: ${each.description}`)].join("\n");
+  return [error.rawMessage, hint(error, address)].filter(Boolean).join("\n");
+}
+
+function hint(error: ConnectError, address: string): string {
+  if (error.code === Code.Unauthenticated)
+    return "Give a token with --token-file or STEWARD_TOKEN; the local one is found in the state directory.";
+  if (error.code === Code.Unavailable)
+    return `Is the server running? Tried ${address}; choose another with --address or STEWARD_ADDRESS.`;
+  return "";
+}

@@ -1,0 +1,72 @@
+import type { Route } from "./route.ts";
+import type { Service, Wish } from "./service.ts";
+import type { InstanceExit } from "./status.ts";
+
+/** A place in the log of one store: everything up to and including `revision`. */
+export interface Cursor {
+  readonly storeUid: string;
+  readonly revision: bigint;
+}
+
+/** Something that happened, before the log has numbered it. */
+export interface NewEvent {
+  readonly body: EventBody;
+  /** What it happened to; undefined for events of the node or the proxy. */
+  readonly service: { readonly name: string; readonly uid: string; readonly generation: number } | undefined;
+  /** `operator`, a service's name, or `steward`. */
+  readonly actor: string;
+  readonly requestId: string | undefined;
+  /** One sentence for people. Never a secret. */
+  readonly message: string;
+}
+
+/** Something that happened, in the log for good. */
+export interface Event extends NewEvent {
+  readonly revision: bigint;
+  /** The place among the events of its transaction, from 0. */
+  readonly index: number;
+  readonly time: Date;
+  readonly node: string;
+  /** The service right after the transaction; undefined for events that are of no service, and once it is deleted. Of service_deleted: as it was last. */
+  readonly after: Service | undefined;
+}
+
+export type EventType = EventBody["type"];
+
+/** What happened, with what else is known of it. The types are those of the proto enum EventType, in lower case. */
+export type EventBody =
+  | { readonly type: "service_created" }
+  | { readonly type: "service_updated"; readonly paths: readonly string[]; readonly restarts: boolean }
+  | { readonly type: "service_deleted" }
+  | { readonly type: "wish_changed"; readonly wish: Wish }
+  | { readonly type: "instance_starting"; readonly instanceId: string }
+  | { readonly type: "instance_started"; readonly instanceId: string; readonly pid: number | undefined }
+  | { readonly type: "instance_ready"; readonly instanceId: string; readonly pid: number | undefined }
+  | { readonly type: "instance_unready"; readonly instanceId: string; readonly pid: number | undefined }
+  | { readonly type: "instance_stopping"; readonly instanceId: string; readonly pid: number | undefined }
+  | {
+      readonly type: "instance_exited";
+      readonly instanceId: string;
+      readonly pid: number | undefined;
+      readonly exit: InstanceExit;
+    }
+  | { readonly type: "instance_adopted"; readonly instanceId: string; readonly pid: number | undefined }
+  | { readonly type: "restart_scheduled"; readonly attempt: number; readonly nextStartTime: Date }
+  | { readonly type: "crash_loop_entered"; readonly attempt: number; readonly nextStartTime: Date }
+  | { readonly type: "service_stopped" }
+  | { readonly type: "service_completed" }
+  | { readonly type: "service_failed" }
+  | { readonly type: "service_stop_failed" }
+  | { readonly type: "route_pending"; readonly route: Route }
+  | { readonly type: "route_programmed"; readonly route: Route }
+  | { readonly type: "route_degraded"; readonly route: Route }
+  | { readonly type: "route_blocked"; readonly route: Route }
+  | { readonly type: "route_removing"; readonly route: Route }
+  | { readonly type: "route_removed"; readonly route: Route }
+  | { readonly type: "proxy_up" }
+  | { readonly type: "proxy_down" }
+  | { readonly type: "token_issued"; readonly tokenId: string }
+  | { readonly type: "token_rotated"; readonly tokenId: string; readonly replacedBy: string }
+  | { readonly type: "token_revoked"; readonly tokenId: string }
+  | { readonly type: "server_started" }
+  | { readonly type: "server_stopped" };

@@ -1,0 +1,303 @@
+import { setTimeout as delay } from "node:timers/promises";
+import { AppError } from "../domain/errors.ts";
+import type { Cursor, Event } from "../domain/event.ts";
+
+/** What the feed needs of the store. */
+export interface EventSource {
+  /** The events of the next `limit` revisions after `revision`, whole and in order. */
+  readAfter(revision: bigint, limit: number): Promise<readonly Event[]>;
+  /** The newest revision, and the oldest one that a reader can resume after. */
+  bounds(): Promise<{ readonly head: bigint; readonly oldest: bigint }>;
+  /** Calls the listener after each append; it may call without one. */
+  onAppended(listener: () => void): () => void;
+}
+
+export interface FeedOptions {
+  readonly storeUid: string;
+  /** Tells of failed reads; they are tried again. */
+  readonly onFailure: (error: unknown) => void;
+  /** How many of the newest events are kept in memory. Default 16,384. */
+  readonly ringSize?: number;
+}
+
+export interface FollowOptions {
+  /** Where to begin. Undefined: what happens from now on. */
+  readonly after: Cursor | undefined;
+  readonly matches?: (event: Event) => boolean;
+  /** How long to wait with a progress when nothing matches. Default 30 s. */
+  readonly progressIntervalMs?: number;
+  readonly signal: AbortSignal;
+}
+
+export type FeedItem =
+  | {
+      readonly kind: "opened";
+      readonly cursor: Cursor;
+      readonly head: bigint;
+      readonly oldest: bigint;
+      readonly progressIntervalMs: number;
+    }
+  /** Whole revisions. */
+  | { readonly kind: "events"; readonly events: readonly Event[]; readonly cursor: Cursor }
+  /** Nothing matched up to the cursor. */
+  | { readonly kind: "progress"; readonly cursor: Cursor };
+
+const revisionsARead = 256;
+const eventsABatch = 256;
+const longestRetryMs = 2_000;
+
+/**
+ * The corridor between what is written and whoever acts on it. One loop reads the log once for everybody; a follower holds no queue, only its
+ * cursor and one shared wake-up, so a slow one costs the others nothing. Events are delivered in order, once, whole revisions only.
+ */
+export class Feed {
+  readonly #source: EventSource;
+  readonly #options: FeedOptions;
+  readonly #stopping = new AbortController();
+  /** The newest events, whole revisions, oldest first. */
+  #ring: Event[] = [];
+  /** Every event after this revision is in the ring. */
+  #ringStart = 0n;
+  #head = 0n;
+  #appended = Promise.withResolvers<void>();
+  #grown = Promise.withResolvers<void>();
+  #running: Promise<void> | undefined;
+
+  constructor(source: EventSource, options: FeedOptions) {
+    this.#source = source;
+    this.#options = options;
+  }
+
+  /** The newest revision that followers can see. */
+  get head(): bigint {
+    return this.#head;
+  }
+
+  async start(): Promise<void> {
+    const { head } = await this.#source.bounds();
+    this.#head = head;
+    this.#ringStart = head;
+    this.#running = this.#run();
+  }
+
+  /** Ends every follower with SERVER_DRAINING. */
+  async stop(): Promise<void> {
+    this.#stopping.abort();
+    this.#grown.resolve();
+    this.#appended.resolve();
+    await this.#running;
+  }
+
+  /** Resolves once followers can see the revision. */
+  async reached(revision: bigint, signal: AbortSignal): Promise<void> {
+    while (this.#head < revision) {
+      if (this.#stopping.signal.aborted) throw draining();
+      await settled(this.#grown.promise, signal);
+      signal.throwIfAborted();
+    }
+  }
+
+  async *follow(options: FollowOptions): AsyncGenerator<FeedItem, void> {
+    const progressIntervalMs = options.progressIntervalMs ?? 30_000;
+    const bounds = await this.#source.bounds();
+    let position = this.#begin(options.after, bounds);
+    yield {
+      kind: "opened",
+      cursor: this.#cursor(position),
+      head: bounds.head,
+      oldest: bounds.oldest,
+      progressIntervalMs,
+    };
+    const wait = new Waiter(options.signal);
+    try {
+      let told = performance.now();
+      while (!options.signal.aborted) {
+        if (this.#stopping.signal.aborted) throw draining();
+        if (position < this.#head) {
+          const { events, upTo } = await this.#next(position);
+          position = upTo;
+          const matching = options.matches === undefined ? events : events.filter(options.matches);
+          if (matching.length > 0) {
+            yield { kind: "events", events: matching, cursor: this.#cursor(position) };
+            told = performance.now();
+          }
+          if (performance.now() - told < progressIntervalMs) continue;
+        }
+        const leftMs = told + progressIntervalMs - performance.now();
+        if (leftMs > 0 && (await wait.until(this.#grown.promise, leftMs)) !== "late") continue;
+        yield { kind: "progress", cursor: this.#cursor(position) };
+        told = performance.now();
+      }
+    } finally {
+      wait.end();
+    }
+  }
+
+  /** Some next events, from memory where they are still there, and the revision that they reach up to. */
+  async #next(position: bigint): Promise<{ events: readonly Event[]; upTo: bigint }> {
+    if (position >= this.#ringStart) return this.#fromRing(position);
+    const events = await this.#source.readAfter(position, revisionsARead);
+    const upTo = position + BigInt(revisionsARead);
+    // What was read may have been thinned out meanwhile: then the reader has fallen out of what is kept.
+    const { oldest } = await this.#source.bounds();
+    if (position < oldest) throw compacted(position, oldest, this.#head);
+    return {
+      events: events.filter((event) => event.revision <= this.#head),
+      upTo: upTo < this.#head ? upTo : this.#head,
+    };
+  }
+
+  #fromRing(position: bigint): { events: readonly Event[]; upTo: bigint } {
+    const first = firstAfter(this.#ring, position);
+    let end = Math.min(first + eventsABatch, this.#ring.length);
+    const last = this.#ring[end - 1];
+    if (last === undefined || end === this.#ring.length) return { events: this.#ring.slice(first), upTo: this.#head };
+    while (this.#ring[end]?.revision === last.revision) end++;
+    return { events: this.#ring.slice(first, end), upTo: last.revision };
+  }
+
+  #begin(after: Cursor | undefined, bounds: { head: bigint; oldest: bigint }): bigint {
+    if (after === undefined) return this.#head;
+    if (after.storeUid !== "" && after.storeUid !== this.#options.storeUid) {
+      throw new AppError(
+        "failed_precondition",
+        "STORE_CHANGED",
+        "the cursor is of another store; take a new snapshot",
+        {
+          metadata: { store_uid: this.#options.storeUid },
+        },
+      );
+    }
+    if (after.revision > bounds.head && after.revision > this.#head) {
+      throw new AppError(
+        "failed_precondition",
+        "REVISION_IN_FUTURE",
+        `the store is at revision ${bounds.head}, before ${after.revision}`,
+        {
+          metadata: { requested: String(after.revision), head: String(bounds.head) },
+        },
+      );
+    }
+    // 0 asks for all that is kept.
+    if (after.revision === 0n) return bounds.oldest;
+    if (after.revision < bounds.oldest) throw compacted(after.revision, bounds.oldest, bounds.head);
+    return after.revision;
+  }
+
+  #cursor(revision: bigint): Cursor {
+    return { storeUid: this.#options.storeUid, revision };
+  }
+
+  async #run(): Promise<void> {
+    const { signal } = this.#stopping;
+    const unsubscribe = this.#source.onAppended(() => this.#appended.resolve());
+    for (let failures = 0; !signal.aborted; ) {
+      try {
+        while (await this.#read()) failures = 0;
+        await this.#appended.promise;
+        this.#appended = Promise.withResolvers();
+      } catch (error) {
+        this.#options.onFailure(error);
+        await delay(Math.min(longestRetryMs, 50 * 2 ** failures++), undefined, { signal }).catch(() => undefined);
+      }
+    }
+    unsubscribe();
+  }
+
+  /** Reads on from the head; returns whether there was something. */
+  async #read(): Promise<boolean> {
+    if (this.#stopping.signal.aborted) return false;
+    const events = await this.#source.readAfter(this.#head, revisionsARead);
+    const last = events.at(-1);
+    if (last === undefined) return false;
+    this.#assertDense(events);
+    this.#ring.push(...events);
+    this.#head = last.revision;
+    this.#trim();
+    const grown = this.#grown;
+    this.#grown = Promise.withResolvers();
+    grown.resolve();
+    return true;
+  }
+
+  /** Revisions are dense by construction; a gap would be a lost event, and silence about it the worst of all bugs. */
+  #assertDense(events: readonly Event[]): void {
+    let expected = this.#head;
+    for (const { revision, index } of events) {
+      if (revision === expected && index > 0) continue;
+      expected += 1n;
+      if (revision !== expected) throw new Error(`the event log has a gap: ${revision} follows ${expected - 1n}`);
+    }
+  }
+
+  #trim(): void {
+    const size = this.#options.ringSize ?? 16_384;
+    if (this.#ring.length <= size * 1.25) return;
+    let first = this.#ring.length - size;
+    while (first > 0 && this.#ring[first]?.revision === this.#ring[first - 1]?.revision) first--;
+    this.#ringStart = (this.#ring[first]?.revision ?? 1n) - 1n;
+    this.#ring = this.#ring.slice(first);
+  }
+}
+
+function firstAfter(ring: readonly Event[], position: bigint): number {
+  let low = 0;
+  let high = ring.length;
+  while (low < high) {
+    const middle = (low + high) >>> 1;
+    if ((ring[middle]?.revision ?? 0n) > position) high = middle;
+    else low = middle + 1;
+  }
+  return low;
+}
+
+/** Waits for one of three things, with one abort listener for its whole life: one for each wait would leak. */
+class Waiter {
+  readonly #signal: AbortSignal;
+  readonly #aborted = Promise.withResolvers<"aborted">();
+  readonly #onAbort = () => this.#aborted.resolve("aborted");
+
+  constructor(signal: AbortSignal) {
+    this.#signal = signal;
+    signal.addEventListener("abort", this.#onAbort, { once: true });
+    if (signal.aborted) this.#onAbort();
+  }
+
+  async until(grown: Promise<void>, ms: number): Promise<"grown" | "aborted" | "late"> {
+    let timer: NodeJS.Timeout | undefined;
+    const late = new Promise<"late">((resolve) => {
+      timer = setTimeout(resolve, ms, "late");
+      timer.unref();
+    });
+    const outcome = await Promise.race([grown.then(() => "grown" as const), this.#aborted.promise, late]);
+    clearTimeout(timer);
+    return outcome;
+  }
+
+  end(): void {
+    this.#signal.removeEventListener("abort", this.#onAbort);
+  }
+}
+
+async function settled(promise: Promise<void>, signal: AbortSignal): Promise<void> {
+  const waiter = new Waiter(signal);
+  await waiter.until(promise, 2_147_483_647);
+  waiter.end();
+}
+
+function compacted(requested: bigint, oldest: bigint, head: bigint): AppError {
+  return new AppError(
+    "out_of_range",
+    "REVISION_COMPACTED",
+    `events after revision ${requested} are no longer kept; the oldest place to resume after is ${oldest}`,
+    {
+      metadata: { requested: String(requested), oldest: String(oldest), head: String(head) },
+    },
+  );
+}
+
+function draining(): AppError {
+  return new AppError("unavailable", "SERVER_DRAINING", "the server stops", {
+    retryAfterMs: 500 + Math.random() * 1_000,
+  });
+}

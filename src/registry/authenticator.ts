@@ -1,0 +1,193 @@
+import { timingSafeEqual } from "node:crypto";
+import type { Clock } from "../domain/clock.ts";
+import { AppError } from "../domain/errors.ts";
+import type { Event } from "../domain/event.ts";
+import type { Principal } from "../domain/principal.ts";
+import { type Token, tokenState } from "../domain/token.ts";
+import type { TokenKeys } from "../domain/token-secret.ts";
+import type { Feed } from "../events/feed.ts";
+
+/** A token with what deciding on a call needs of it and of its owner. */
+export interface TokenWithOwner {
+  readonly token: Token;
+  readonly digest: Buffer;
+  readonly ownerAdmin: boolean;
+}
+
+/** What authentication needs of the store. */
+export interface TokenSource {
+  all(): Promise<readonly TokenWithOwner[]>;
+  ofService(serviceUid: string): Promise<readonly TokenWithOwner[]>;
+  byId(id: string): Promise<TokenWithOwner | undefined>;
+  noteUse(uses: ReadonlyMap<string, Date>): Promise<void>;
+}
+
+export interface AuthenticatorOptions {
+  readonly source: TokenSource;
+  readonly feed: Pick<Feed, "follow" | "head">;
+  readonly keys: TokenKeys;
+  readonly clock: Clock;
+  readonly onFailure: (error: unknown) => void;
+}
+
+const noteUseEveryMs = 30_000;
+
+/**
+ * Tells whose token a call carries, from memory: a query for each call would halve the rate. What this process changes is known when its call
+ * returns, what others change as soon as the event log tells.
+ */
+export class Authenticator {
+  readonly #options: AuthenticatorOptions;
+  readonly #byDigest = new Map<string, TokenWithOwner>();
+  readonly #digestOfId = new Map<string, string>();
+  readonly #uses = new Map<string, Date>();
+  readonly #stopping = new AbortController();
+  #following: Promise<void> | undefined;
+  #noting: NodeJS.Timeout | undefined;
+
+  constructor(options: AuthenticatorOptions) {
+    this.#options = options;
+  }
+
+  async start(): Promise<void> {
+    const { feed, source } = this.#options;
+    const after = { storeUid: "", revision: feed.head };
+    for (const each of await source.all()) this.#keep(each);
+    this.#following = this.#follow(after);
+    this.#noting = setInterval(() => void this.#noteUses(), noteUseEveryMs);
+    this.#noting.unref();
+  }
+
+  async stop(): Promise<void> {
+    clearInterval(this.#noting);
+    this.#stopping.abort();
+    await this.#following;
+    await this.#noteUses();
+  }
+
+  /** Who may do what with this secret now. Throws unauthenticated. */
+  authenticate(secret: string): Principal {
+    const digest = this.#options.keys.digest(secret);
+    const found = this.#byDigest.get(digest.toString("base64"));
+    if (found === undefined || !timingSafeEqual(found.digest, digest)) throw refused("TOKEN_INVALID", "no such token");
+    return this.#principalOf(found);
+  }
+
+  /** The same for a caller that was let in before: a stream that outlives its token must end. */
+  reauthenticate(principal: Principal): Principal {
+    const digest = this.#digestOfId.get(principal.tokenId);
+    const found = digest === undefined ? undefined : this.#byDigest.get(digest);
+    if (found === undefined) throw refused("TOKEN_REVOKED", "the token is gone");
+    return this.#principalOf(found);
+  }
+
+  /** Reads the tokens of a service again: what they may do has changed, or some ended. */
+  async refreshService(serviceUid: string): Promise<void> {
+    const fresh = await this.#options.source.ofService(serviceUid);
+    for (const [digest, { token }] of this.#byDigest)
+      if (token.service?.uid === serviceUid) this.#forget(digest, token.id);
+    for (const each of fresh) this.#keep(each);
+  }
+
+  async refreshTokens(tokenIds: readonly string[]): Promise<void> {
+    for (const id of tokenIds) {
+      const fresh = await this.#options.source.byId(id);
+      if (fresh !== undefined) this.#keep(fresh);
+      else this.#forget(this.#digestOfId.get(id), id);
+    }
+  }
+
+  #principalOf({ token, ownerAdmin }: TokenWithOwner): Principal {
+    const now = this.#options.clock.now();
+    const state = tokenState(token, now);
+    if (state === "revoked") throw refused("TOKEN_REVOKED", "the token was revoked");
+    if (state === "expired") throw refused("TOKEN_EXPIRED", "the token has expired");
+    this.#uses.set(token.id, now);
+    return {
+      kind: token.service === undefined ? "operator" : "service",
+      name: token.service?.name ?? "operator",
+      serviceUid: token.service?.uid,
+      tokenId: token.id,
+      tokenExpireTime: token.expireTime,
+      scopes: rightsOf(token, ownerAdmin),
+    };
+  }
+
+  async #follow(from: { storeUid: string; revision: bigint }): Promise<void> {
+    const { feed, onFailure } = this.#options;
+    const { signal } = this.#stopping;
+    try {
+      for await (const item of feed.follow({ after: from, matches: touchesTokens, signal })) {
+        if (item.kind === "events") for (const event of item.events) await this.#apply(event);
+      }
+    } catch (error) {
+      if (!signal.aborted) onFailure(error);
+    }
+  }
+
+  /** Keeps trying: while what a token may do is not known, the old answer could be wrong. */
+  async #apply(event: Event): Promise<void> {
+    while (!this.#stopping.signal.aborted) {
+      try {
+        if (event.service !== undefined) return await this.refreshService(event.service.uid);
+        if ("tokenId" in event.body)
+          return await this.refreshTokens([
+            event.body.tokenId,
+            ...("replacedBy" in event.body ? [event.body.replacedBy] : []),
+          ]);
+        return;
+      } catch (error) {
+        this.#options.onFailure(error);
+        await new Promise<void>((resolve) => this.#options.clock.after(200, resolve));
+      }
+    }
+  }
+
+  #keep(each: TokenWithOwner): void {
+    const digest = each.digest.toString("base64");
+    this.#byDigest.set(digest, each);
+    this.#digestOfId.set(each.token.id, digest);
+  }
+
+  #forget(digest: string | undefined, id: string): void {
+    if (digest !== undefined) this.#byDigest.delete(digest);
+    this.#digestOfId.delete(id);
+  }
+
+  async #noteUses(): Promise<void> {
+    if (this.#uses.size === 0) return;
+    const uses = new Map(this.#uses);
+    this.#uses.clear();
+    try {
+      await this.#options.source.noteUse(uses);
+    } catch (error) {
+      this.#options.onFailure(error);
+    }
+  }
+}
+
+/** What a token may do now: its scopes within the rights of its owner. A service that is no admin may only learn who it is. */
+function rightsOf(token: Token, ownerAdmin: boolean): readonly string[] {
+  if (token.service !== undefined && !ownerAdmin) return [];
+  return token.scopes.includes("inherit") ? ["*"] : token.scopes;
+}
+
+function touchesTokens(event: Event): boolean {
+  switch (event.body.type) {
+    case "token_issued":
+    case "token_rotated":
+    case "token_revoked":
+    case "service_created":
+    case "service_updated":
+    case "service_deleted":
+    case "wish_changed":
+    case "instance_starting":
+      return true;
+    default:
+      return false;
+  }
+}
+
+function refused(reason: "TOKEN_INVALID" | "TOKEN_EXPIRED" | "TOKEN_REVOKED", message: string): AppError {
+  return new AppError("unauthenticated", reason, message);
+}

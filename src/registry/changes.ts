@@ -1,0 +1,265 @@
+import { randomUUID } from "node:crypto";
+import { AppError, invalid, serviceNotFound } from "../domain/errors.ts";
+import type { Service, ServiceSpec } from "../domain/service.ts";
+import { serviceExists } from "../domain/service-name.ts";
+import { parseServiceSpec, type ServiceSpecInput, type SpecRules, specToInput } from "../domain/service-spec.ts";
+import { diffSpecs, mergeSpec } from "../domain/spec-update.ts";
+import { endedStates, type ServiceStatus } from "../domain/status.ts";
+import type { TokenKeys } from "../domain/token-secret.ts";
+import { type Call, checkEtag, checkNotDeleting, eventOf } from "./call.ts";
+import type { RegistryTransaction } from "./writer.ts";
+
+/** What a host can say of a spec before anything is written: whether the user exists, the directory, the command. */
+export interface HostChecks {
+  /** Throws an AppError that names the field below `field`, if this host could not run it. */
+  check(spec: ServiceSpec, field: string): Promise<void>;
+}
+
+export interface ChangeTools {
+  readonly keys: TokenKeys;
+  readonly hostChecks: HostChecks;
+  readonly forbidden: SpecRules["forbidden"];
+  readonly now: () => Date;
+}
+
+/** What a change did to one service. */
+export interface Outcome {
+  readonly action: "unchanged" | "create" | "update" | "delete";
+  /** The service as it will be; its revision is not known before the commit. */
+  readonly service: Service;
+  readonly paths: readonly string[];
+  readonly restarts: boolean;
+  readonly warnings: readonly string[];
+}
+
+/** Registers a service. `field` is where its spec stands in the request. */
+export async function createService(
+  tx: RegistryTransaction,
+  call: Call,
+  tools: ChangeTools,
+  request: { name: string; spec: ServiceSpecInput; setName: string; field: string },
+): Promise<Outcome> {
+  const { name, setName, field } = request;
+  const existing = await tx.serviceByName(name);
+  if (existing?.wish === "deleted") checkNotDeleting(existing);
+  if (existing !== undefined) throw serviceExists(name, existing.name);
+  const { spec, apiToken, warnings } = parseServiceSpec(name, request.spec, { forbidden: tools.forbidden, field });
+  await tools.hostChecks.check(spec, field);
+  const uid = randomUUID();
+  const apiTokenSealed = apiToken === undefined ? undefined : tools.keys.seal(apiToken);
+  await tx.insertService({
+    name,
+    uid,
+    spec,
+    apiTokenSealed,
+    setName,
+    wish: "running",
+    status: firstStatus(spec, tools.now()),
+  });
+  if (apiToken !== undefined) await supplyToken(tx, call, tools, { name, uid }, apiToken);
+  tx.append(
+    eventOf(
+      call,
+      { name, uid, generation: 1 },
+      { type: "service_created" },
+      `${call.principal.name} registered the service`,
+    ),
+  );
+  return { action: "create", service: await written(tx, uid), paths: [], restarts: false, warnings };
+}
+
+/** Changes the spec of a service. Nothing is written if nothing differs. */
+export async function updateService(
+  tx: RegistryTransaction,
+  call: Call,
+  tools: ChangeTools,
+  request: {
+    service: Service;
+    spec: ServiceSpecInput;
+    paths: readonly string[] | undefined;
+    etag: string;
+    setName?: string;
+    field: string;
+  },
+): Promise<Outcome> {
+  const { service, field } = request;
+  checkNotDeleting(service);
+  checkEtag(service, request.etag);
+  const merged = mergeSpec(specToInput(service.spec), request.spec, request.paths);
+  const parsed = parseServiceSpec(service.name, merged, { forbidden: tools.forbidden, field });
+  const token = await tokenChange(
+    tx,
+    tools,
+    service,
+    parsed.apiToken,
+    request.paths?.includes("spec.api_token") === true,
+  );
+  const spec: ServiceSpec = {
+    ...parsed.spec,
+    apiTokenSet: token === "keep" ? service.spec.apiTokenSet : token !== "clear",
+  };
+  if (spec.kind.type !== service.spec.kind.type) {
+    throw invalid({
+      field: `${field}.kind`,
+      description: `${service.name} is ${service.spec.kind.type}; delete it to register it anew otherwise`,
+    });
+  }
+  const { paths, restarts } = withToken(diffSpecs(service.spec, spec), token);
+  const setName = request.setName ?? service.setName;
+  const outcome = { paths, restarts: restarts && spec.kind.type === "managed", warnings: parsed.warnings };
+  if (paths.length === 0 && setName === service.setName) return { action: "unchanged", service, ...outcome };
+  if (restarts) await tools.hostChecks.check(spec, field);
+  await tx.updateService(service, {
+    spec,
+    setName,
+    version: service.version + 1,
+    ...(outcome.restarts ? { generation: service.generation + 1 } : {}),
+    ...(token === "keep" ? {} : { apiTokenSealed: token === "clear" ? null : tools.keys.seal(token.secret) }),
+    ...(spec.kind.type === "external" ? { status: firstStatus(spec, tools.now()) } : {}),
+  });
+  if (token !== "keep") {
+    for (const tokenId of await tx.revokeTokens(service.uid, tools.now(), "supplied")) {
+      tx.append(eventOf(call, service, { type: "token_revoked", tokenId }, "the supplied token was replaced"));
+    }
+    if (token !== "clear") await supplyToken(tx, call, tools, service, token.secret);
+  }
+  const changed = await written(tx, service.uid);
+  const what = paths.length === 0 ? "the set it belongs to" : paths.join(", ");
+  tx.append(
+    eventOf(
+      call,
+      changed,
+      { type: "service_updated", paths, restarts: outcome.restarts },
+      `${call.principal.name} changed ${what}`,
+    ),
+  );
+  return { action: "update", service: changed, ...outcome };
+}
+
+/** Wishes a service gone and ends its tokens at once; removes it if nothing of it lives. */
+export async function deleteService(
+  tx: RegistryTransaction,
+  call: Call,
+  tools: ChangeTools,
+  request: { service: Service; etag: string; force: boolean },
+): Promise<Outcome> {
+  const { service } = request;
+  checkEtag(service, request.etag);
+  const outcome = { action: "delete", paths: [], restarts: false, warnings: [] } as const;
+  if (service.wish === "deleted") return { ...outcome, service };
+  if (!request.force && isActive(service)) throw serviceRuns(service);
+  await tx.updateService(service, {
+    wish: "deleted",
+    generation: service.generation + 1,
+    version: service.version + 1,
+  });
+  const revoked = await tx.revokeTokens(service.uid, tools.now());
+  const changed = await written(tx, service.uid);
+  tx.append(
+    eventOf(call, changed, { type: "wish_changed", wish: "deleted" }, `${call.principal.name} deleted the service`),
+  );
+  for (const tokenId of revoked)
+    tx.append(eventOf(call, changed, { type: "token_revoked", tokenId }, "its service was deleted"));
+  await tx.finishDeletion(service.uid);
+  return { ...outcome, service: changed };
+}
+
+/** Finds a service by its exact name and locks it. */
+export async function lockService(tx: RegistryTransaction, name: string): Promise<Service> {
+  const service = await tx.serviceByName(name, { lock: true });
+  if (service === undefined || service.name !== name) throw serviceNotFound(name);
+  return service;
+}
+
+/** Whether a managed service runs or is about to. */
+function isActive(service: Service): boolean {
+  return service.spec.kind.type === "managed" && service.wish === "running" && !endedStates.has(service.status.state);
+}
+
+function serviceRuns(service: Service): AppError {
+  return new AppError(
+    "failed_precondition",
+    "SERVICE_RUNNING",
+    `${service.name} is wished running; stop it first or use force`,
+    {
+      metadata: { service: service.name, state: service.status.state },
+      resource: { type: "service", name: service.name },
+    },
+  );
+}
+
+type TokenChange = "keep" | "clear" | { readonly secret: string };
+
+/** An empty token keeps the one that there is, unless the mask names it. */
+async function tokenChange(
+  tx: RegistryTransaction,
+  tools: ChangeTools,
+  service: Service,
+  apiToken: string | undefined,
+  named: boolean,
+): Promise<TokenChange> {
+  if (apiToken === undefined) return named && service.spec.apiTokenSet ? "clear" : "keep";
+  const sealed = await tx.sealedApiToken(service.uid);
+  return sealed !== undefined && tools.keys.open(sealed) === apiToken ? "keep" : { secret: apiToken };
+}
+
+function withToken(
+  difference: { paths: string[]; restarts: boolean },
+  token: TokenChange,
+): { paths: string[]; restarts: boolean } {
+  return token === "keep" ? difference : { paths: [...difference.paths, "spec.api_token"], restarts: true };
+}
+
+async function supplyToken(
+  tx: RegistryTransaction,
+  call: Call,
+  tools: ChangeTools,
+  service: { name: string; uid: string },
+  secret: string,
+): Promise<void> {
+  await tx.insertToken({
+    id: randomUUID(),
+    digest: tools.keys.digest(secret),
+    service: { name: service.name, uid: service.uid },
+    hint: "",
+    scopes: ["inherit"],
+    note: "the api_token of its spec",
+    source: "supplied",
+    createdBy: call.principal.name,
+    createTime: tools.now(),
+    expireTime: undefined,
+    revokeTime: undefined,
+    lastUsedTime: undefined,
+    replacedBy: undefined,
+  });
+}
+
+/** The status of a service that is new. */
+function firstStatus(spec: ServiceSpec, now: Date): ServiceStatus {
+  const external = spec.kind.type === "external";
+  return {
+    state: external ? "external" : "pending",
+    ready: false,
+    reason: "",
+    message: "",
+    observedGeneration: 0,
+    instanceId: undefined,
+    pid: undefined,
+    startTime: undefined,
+    readyTime: undefined,
+    lastExit: undefined,
+    restarts: 0,
+    failures: 0,
+    recentFailures: [],
+    nextStartTime: undefined,
+    url: external ? spec.url : undefined,
+    published: external && spec.url !== undefined,
+    transitionTime: now,
+  };
+}
+
+async function written(tx: RegistryTransaction, uid: string): Promise<Service> {
+  const service = await tx.serviceByUid(uid);
+  if (service === undefined) throw new Error(`the service ${uid} was just written and is not there`);
+  return service;
+}

@@ -1,0 +1,211 @@
+import { constants } from "node:http2";
+import type { DescMethodBiDiStreaming, DescMethodServerStreaming, DescMethodUnary, Message } from "@bufbuild/protobuf";
+import {
+  Code,
+  ConnectError,
+  type ConnectRouter,
+  createConnectRouter,
+  createContextKey,
+  createContextValues,
+  type HandlerContext,
+} from "@connectrpc/connect";
+import type { UniversalHandler } from "@connectrpc/connect/protocol";
+import {
+  compressionBrotli,
+  compressionGzip,
+  universalRequestFromNodeRequest,
+  universalResponseToNodeResponse,
+} from "@connectrpc/connect-node";
+import type { Logger } from "pino";
+import type { Call, Method, Protocol } from "./call.ts";
+import { detailTypes } from "./detail-types.ts";
+import { clientGone, RpcError } from "./errors.ts";
+import { translateInPlace } from "./framework-errors.ts";
+import type { AnyResponse } from "./handler.ts";
+import { unwrapShared } from "./interruptible-stream.ts";
+import type { Limits } from "./limits.ts";
+import { type HttpHandler, type HttpRequest, type HttpResponse, pathOf } from "./pages.ts";
+import type { Input, Pipeline } from "./pipeline.ts";
+import { looksLikeMethod, refuseUnknownMethod } from "./unknown-method.ts";
+
+export interface ConnectAdapterOptions {
+  readonly pipeline: Pipeline;
+  readonly limits: Limits;
+  /** Answers what calls no method. */
+  readonly pages: HttpHandler;
+  readonly log: Logger;
+}
+
+/** Puts the pipeline behind connect-es: Connect, gRPC-Web and gRPC on requests of Node's HTTP/1.1 and HTTP/2 servers. */
+export class ConnectAdapter {
+  readonly #pipeline: Pipeline;
+  readonly #limits: Limits;
+  readonly #pages: HttpHandler;
+  readonly #log: Logger;
+  readonly #routes = new Map<string, Route>();
+  #isClosing = false;
+
+  constructor({ pipeline, limits, pages, log }: ConnectAdapterOptions) {
+    this.#pipeline = pipeline;
+    this.#limits = limits;
+    this.#pages = pages;
+    this.#log = log;
+    const router = createConnectRouter({
+      acceptCompression: [compressionGzip, compressionBrotli],
+      readMaxBytes: limits.messageBytes,
+      writeMaxBytes: limits.messageBytes,
+      jsonOptions: { ignoreUnknownFields: false, registry: detailTypes },
+      requestGate: (context) => this.#admit(context),
+    });
+    for (const method of pipeline.methods.values()) this.#register(router, method);
+    for (const handle of router.handlers) this.#route(handle);
+  }
+
+  /** The listener for `request` events. Never throws. */
+  readonly handle: HttpHandler = (request, response) => {
+    if (this.#isClosing) endConnectionAfter(response);
+    const path = pathOf(request);
+    const route = this.#routes.get(path);
+    if (route !== undefined) void this.#serve(route, request, response);
+    else if (looksLikeMethod(path)) refuseUnknownMethod(path, request, response);
+    else this.#pages(request, response);
+  };
+
+  /** From now on HTTP/1.1 connections end with their next response. */
+  closeConnections(): void {
+    this.#isClosing = true;
+  }
+
+  #route(handle: UniversalHandler): void {
+    const method = this.#pipeline.methods.get(handle.requestPath);
+    if (method !== undefined) this.#routes.set(handle.requestPath, { method, handle });
+  }
+
+  async #serve({ method, handle }: Route, request: HttpRequest, response: HttpResponse): Promise<void> {
+    const exchange = this.#begin(method, request);
+    const { call } = exchange;
+    try {
+      const values = createContextValues().set(exchangeKey, exchange);
+      const universal = universalRequestFromNodeRequest(request, response, undefined, values);
+      exchange.transport = universal.signal;
+      const answer = await handle(universal);
+      if (!exchange.isPastGate) call.end(new RpcError(Code.Unknown, `HTTP status ${answer.status}`, []));
+      if (request.httpVersionMajor === 1 && !request.complete && isLong(request)) endConnectionAfter(response);
+      await universalResponseToNodeResponse(answer, response);
+    } catch (error) {
+      // Most often the client hung up in the middle, and so did a thousand others.
+      this.#log.debug({ err: error, callId: call.callId, method: call.method }, "a response could not be written");
+      call.end(clientGone(call.callId));
+      response.destroy();
+    }
+  }
+
+  #begin(method: Method, request: HttpRequest): Exchange {
+    const { headers } = request;
+    const protocol = protocolOf(headers["content-type"]);
+    const timeoutHeader = protocol === "connect" ? "connect-timeout-ms" : "grpc-timeout";
+    const timeout = textOf(headers[timeoutHeader]);
+    // The call keeps the deadline itself: connect-es would start a timer with it that overflows after 25 days.
+    delete headers[timeoutHeader];
+    const call = this.#pipeline.begin({ method, protocol, peer: peerOf(request), headers, timeout });
+    // Until the handler runs, the body is awaited, and only the connection can end that.
+    call.whenInterrupted(() => reset(request));
+    return { call, isPastGate: false, transport: undefined };
+  }
+
+  #admit(context: HandlerContext): void {
+    const exchange = exchangeOf(context);
+    exchange.isPastGate = true;
+    context.responseHeader.set("x-request-id", exchange.call.callId);
+    if (context.signal.aborted) throw clientGone(exchange.call.callId);
+    context.signal.addEventListener("abort", () => this.#over(exchange, context.signal.reason), { once: true });
+    this.#pipeline.admit(exchange.call);
+  }
+
+  // Comes exactly once for each call: connect-es aborts this signal when it is done, when it fails and when the client goes.
+  #over({ call, transport }: Exchange, reason: unknown): void {
+    if (transport?.aborted === true) call.end(clientGone(call.callId));
+    else if (!(reason instanceof ConnectError)) call.end();
+    else call.end(translateInPlace(reason, call.callId, this.#limits.messageBytes));
+  }
+
+  // The kind says which of its types the descriptor has; TypeScript does not derive it.
+  #register(router: ConnectRouter, { desc }: Method): void {
+    switch (desc.methodKind) {
+      case "unary":
+        router.rpc(desc as DescMethodUnary, (request, context) => this.#unary(request, context));
+        break;
+      case "server_streaming":
+        router.rpc(desc as DescMethodServerStreaming, (request, context) => this.#stream(request, context));
+        break;
+      case "bidi_streaming":
+        router.rpc(desc as DescMethodBiDiStreaming, (requests, context) => this.#stream(requests, context));
+        break;
+      case "client_streaming":
+        throw new Error(`${desc.name}: no handler streams requests only`);
+    }
+  }
+
+  async #unary(request: Message, context: HandlerContext): Promise<AnyResponse> {
+    const { call } = exchangeOf(context);
+    const response = await this.#pipeline.unary(call, request);
+    copyHeaders(call, context);
+    return response;
+  }
+
+  #stream(input: Input, context: HandlerContext): AsyncIterable<AnyResponse> {
+    const { call } = exchangeOf(context);
+    return unwrapShared(this.#pipeline.stream(call, input), () => copyHeaders(call, context));
+  }
+}
+
+interface Route {
+  readonly method: Method;
+  readonly handle: UniversalHandler;
+}
+
+/** A call and how far connect-es is with it. */
+interface Exchange {
+  readonly call: Call;
+  isPastGate: boolean;
+  transport: AbortSignal | undefined;
+}
+
+const exchangeKey = createContextKey<Exchange | undefined>(undefined);
+
+function exchangeOf(context: HandlerContext): Exchange {
+  const exchange = context.values.get(exchangeKey);
+  if (exchange === undefined) throw new Error("a call came past the adapter");
+  return exchange;
+}
+
+function protocolOf(contentType: string | undefined): Protocol {
+  if (contentType?.startsWith("application/grpc") !== true) return "connect";
+  return contentType.startsWith("application/grpc-web") ? "grpc_web" : "grpc";
+}
+
+function peerOf({ socket }: HttpRequest): string {
+  return socket.remoteAddress === undefined ? "local" : `${socket.remoteAddress}:${socket.remotePort}`;
+}
+
+function textOf(header: string | string[] | undefined): string | undefined {
+  return typeof header === "string" ? header : header?.[0];
+}
+
+/** A short rest of a body is read and thrown away: a connection that ends while the client still writes costs it our answer. */
+function isLong(request: HttpRequest): boolean {
+  return Number(request.headers["content-length"] ?? 0) > 65_536;
+}
+
+function reset(request: HttpRequest): void {
+  if ("stream" in request) request.stream.close(constants.NGHTTP2_CANCEL);
+  else request.destroy();
+}
+
+function endConnectionAfter(response: HttpResponse): void {
+  if ("shouldKeepAlive" in response) response.shouldKeepAlive = false;
+}
+
+function copyHeaders(call: Call, context: HandlerContext): void {
+  call.headersSet?.forEach((value, name) => context.responseHeader.set(name, value));
+}

@@ -1,0 +1,70 @@
+import { create } from "@bufbuild/protobuf";
+import * as proto from "../../gen/steward/v1/service_pb.ts";
+import { may, type Principal } from "../domain/principal.ts";
+import { etagOf, type Service, type Wish } from "../domain/service.ts";
+import type { ServiceState, ServiceStatus } from "../domain/status.ts";
+import { exitToProto } from "./convert-instance.ts";
+import { routeToProto } from "./convert-route.ts";
+import { specToProto } from "./convert-spec.ts";
+import { timeToProto } from "./convert-time.ts";
+
+/** A service as this principal may see it: its environment only with read:services:environment. */
+export function serviceFor(principal: Principal, service: Service): proto.Service {
+  return serviceToProto(service, { environment: may(principal, "read:services:environment", service.name) });
+}
+
+export function serviceToProto(service: Service, shown: { environment: boolean }): proto.Service {
+  return create(proto.ServiceSchema, {
+    name: service.name,
+    uid: service.uid,
+    spec: specToProto(service.spec, shown),
+    wish: wishes[service.wish],
+    generation: BigInt(service.generation),
+    status: statusToProto(service),
+    revision: service.revision,
+    etag: etagOf(service),
+    createTime: timeToProto(service.createTime),
+    updateTime: timeToProto(service.updateTime),
+    setName: service.setName,
+  });
+}
+
+function statusToProto({ status, route }: { status: ServiceStatus; route: Service["route"] }): proto.ServiceStatus {
+  return create(proto.ServiceStatusSchema, {
+    state: serviceStates[status.state],
+    ready: status.ready,
+    reason: status.reason,
+    message: status.message,
+    observedGeneration: BigInt(status.observedGeneration),
+    instanceId: status.instanceId ?? "",
+    pid: status.pid ?? 0,
+    startTime: timeToProto(status.startTime),
+    readyTime: timeToProto(status.readyTime),
+    lastExit: status.lastExit === undefined ? undefined : exitToProto(status.lastExit),
+    restarts: status.restarts,
+    nextStartTime: timeToProto(status.nextStartTime),
+    url: status.url ?? "",
+    route: route === undefined ? undefined : routeToProto(route),
+    transitionTime: timeToProto(status.transitionTime),
+  });
+}
+
+export const wishes: Readonly<Record<Wish, proto.Wish>> = {
+  running: proto.Wish.RUNNING,
+  stopped: proto.Wish.STOPPED,
+  deleted: proto.Wish.DELETED,
+};
+
+export const serviceStates: Readonly<Record<ServiceState, proto.ServiceState>> = {
+  pending: proto.ServiceState.PENDING,
+  starting: proto.ServiceState.STARTING,
+  running: proto.ServiceState.RUNNING,
+  backing_off: proto.ServiceState.BACKING_OFF,
+  crash_loop: proto.ServiceState.CRASH_LOOP,
+  stopping: proto.ServiceState.STOPPING,
+  stopped: proto.ServiceState.STOPPED,
+  completed: proto.ServiceState.COMPLETED,
+  failed: proto.ServiceState.FAILED,
+  stop_failed: proto.ServiceState.STOP_FAILED,
+  external: proto.ServiceState.EXTERNAL,
+};

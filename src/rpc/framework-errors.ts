@@ -1,0 +1,27 @@
+import { Code, ConnectError } from "@connectrpc/connect";
+import type { AppError } from "../domain/errors.ts";
+import { RpcError, rpcError } from "./errors.ts";
+import { malformedBody, malformedJson, requestTooLarge, responseTooLarge } from "./malformed.ts";
+
+/**
+ * Gives an error that connect-es made while it read a request the code, reason and details of our table. The error is changed in place:
+ * connect-es aborts the call's signal with it just before it writes it, and leaves no other moment to do so.
+ */
+export function translateInPlace(error: ConnectError, callId: string, limitBytes: number): RpcError {
+  if (error instanceof RpcError) return error;
+  const ours = rpcError(meaningOf(error, limitBytes) ?? error, callId);
+  const { code, rawMessage, message, details } = ours;
+  Object.assign(error, { code, rawMessage, message, details });
+  return ours;
+}
+
+function meaningOf(error: ConnectError, limitBytes: number): AppError | RpcError | undefined {
+  const text = error.rawMessage;
+  if (text.includes("writeMaxBytes")) return responseTooLarge(limitBytes);
+  if (error.code === Code.ResourceExhausted) return requestTooLarge(limitBytes);
+  if (error.code === Code.InvalidArgument && text.startsWith("cannot decode")) return malformedJson(text);
+  if (error.code === Code.InvalidArgument) return malformedBody(text);
+  if (text.startsWith("parse binary")) return malformedBody("it is not valid protobuf");
+  if (error.code === Code.Unimplemented) return new RpcError(error.code, text, [], error);
+  return undefined;
+}

@@ -1,0 +1,38 @@
+import { AppError } from "../domain/errors.ts";
+import type { Principal } from "../domain/principal.ts";
+
+/** Tells who a secret belongs to, from memory. Throws unauthenticated with TOKEN_INVALID, TOKEN_EXPIRED or TOKEN_REVOKED. */
+export type Authenticate = (secret: string) => Principal;
+
+/** Who calls a method that asks for no token. */
+export const anybody: Principal = {
+  kind: "service",
+  name: "anonymous",
+  serviceUid: undefined,
+  tokenId: "",
+  tokenExpireTime: undefined,
+  scopes: [],
+};
+
+const longestSecret = 4096;
+
+/** Takes the secret out of an Authorization header (`Bearer SECRET` or `token SECRET`). Throws TOKEN_MISSING, TOKEN_INVALID. Nothing else is looked at: never a cookie, never a query. */
+export function secretOf(authorization: string | undefined): string {
+  if (authorization === undefined || authorization === "") {
+    throw new AppError("unauthenticated", "TOKEN_MISSING", "a token is needed: Authorization: Bearer TOKEN");
+  }
+  const secret = withoutScheme(authorization);
+  if (secret === undefined || secret === "" || secret.length > longestSecret) {
+    throw new AppError("unauthenticated", "TOKEN_INVALID", "the Authorization header is not of the form: Bearer TOKEN");
+  }
+  return secret;
+}
+
+// Schemes are compared without regard to case (RFC 9110, 11.1).
+function withoutScheme(authorization: string): string | undefined {
+  const space = authorization.indexOf(" ");
+  if (space !== 6 && space !== 5) return undefined;
+  const scheme = authorization.slice(0, space);
+  const known = scheme === "Bearer" || scheme === "token" || /^(bearer|token)$/i.test(scheme);
+  return known ? authorization.slice(space + 1).trim() : undefined;
+}

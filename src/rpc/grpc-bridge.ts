@@ -1,0 +1,219 @@
+import type { IncomingHttpHeaders, ServerHttp2Stream } from "node:http2";
+import type { Message } from "@bufbuild/protobuf";
+import {
+  type handleBidiStreamingCall,
+  type handleServerStreamingCall,
+  type handleUnaryCall,
+  Metadata,
+  type Server,
+  type ServerDuplexStream,
+  type ServerUnaryCall,
+  type ServerWritableStream,
+  type sendUnaryData,
+} from "@grpc/grpc-js";
+import type { Call, Method } from "./call.ts";
+import { clientGone, type RpcError, rpcError } from "./errors.ts";
+import { decodeRequest, encodeResponse } from "./grpc-codec.ts";
+import { closeIfUnread, placeDoor, refuseStream } from "./grpc-door.ts";
+import { statusDetails } from "./grpc-status.ts";
+import { GrpcWriter } from "./grpc-writer.ts";
+import type { Limits } from "./limits.ts";
+import { methodUnknown } from "./malformed.ts";
+import type { Input, Pipeline } from "./pipeline.ts";
+
+/**
+ * Puts the pipeline behind a grpc-js server: the same handlers, gate and errors as on the Connect listener. Messages are decoded here and
+ * not by grpc-js, so that a body that cannot be read gets the same error as there.
+ */
+export class GrpcBridge {
+  readonly #pipeline: Pipeline;
+  readonly #limitBytes: number;
+  readonly #admitted = new Map<string, Call>();
+  #lastKey = 0;
+
+  constructor(pipeline: Pipeline, { messageBytes }: Pick<Limits, "messageBytes">) {
+    this.#pipeline = pipeline;
+    this.#limitBytes = messageBytes;
+  }
+
+  /** Serves every method of the pipeline. To be done before the server listens. */
+  attach(server: Server): void {
+    placeDoor(server, (stream, headers) => this.#enter(stream, headers));
+    for (const method of this.#pipeline.methods.values()) this.#register(server, method);
+  }
+
+  #enter(stream: ServerHttp2Stream, headers: IncomingHttpHeaders): IncomingHttpHeaders | undefined {
+    const path = headers[":path"] ?? "";
+    if (headers["content-type"]?.startsWith("application/grpc") !== true) return headers;
+    const method = this.#pipeline.methods.get(path);
+    if (method !== undefined) return this.#admit(method, stream, headers);
+    refuseStream(stream, rpcError(methodUnknown(path), crypto.randomUUID()));
+    return undefined;
+  }
+
+  #admit(method: Method, stream: ServerHttp2Stream, headers: IncomingHttpHeaders): IncomingHttpHeaders | undefined {
+    const call = this.#pipeline.begin({
+      method,
+      protocol: "grpc",
+      peer: peerOf(stream),
+      headers,
+      timeout: textOf(headers["grpc-timeout"]),
+    });
+    const refuse = (error: RpcError) => {
+      call.end(error);
+      refuseStream(stream, error);
+    };
+    try {
+      this.#pipeline.admit(call);
+    } catch (error) {
+      refuse(this.#pipeline.fail(call, error));
+      return undefined;
+    }
+    call.whenInterrupted(refuse);
+    return this.#passOn(call, stream, headers);
+  }
+
+  /** What grpc-js needs to see, and the key under which its handler finds the call. Token and deadline stay here. */
+  #passOn(call: Call, stream: ServerHttp2Stream, headers: IncomingHttpHeaders): IncomingHttpHeaders {
+    this.#lastKey += 1;
+    const key = String(this.#lastKey);
+    this.#admitted.set(key, call);
+    stream.once("close", () => {
+      this.#admitted.delete(key);
+      if (!call.hasEnded) call.end(clientGone(call.callId));
+    });
+    stream.once("finish", () => closeIfUnread(stream));
+    const seen: IncomingHttpHeaders = {
+      ":path": call.method,
+      "content-type": headers["content-type"] ?? "",
+      [keyHeader]: key,
+    };
+    const encoding = headers["grpc-encoding"];
+    if (encoding !== undefined) seen["grpc-encoding"] = encoding;
+    return seen;
+  }
+
+  #register(server: Server, method: Method): void {
+    switch (method.desc.methodKind) {
+      case "unary": {
+        const handle: handleUnaryCall<Buffer, Buffer> = (grpc, respond) => void this.#unary(grpc, respond);
+        server.register(method.path, handle, unchanged, unchanged, "unary");
+        break;
+      }
+      case "server_streaming": {
+        const handle: handleServerStreamingCall<Buffer, Buffer> = (grpc) => void this.#serverStream(grpc);
+        server.register(method.path, handle, unchanged, unchanged, "serverStream");
+        break;
+      }
+      case "bidi_streaming": {
+        const handle: handleBidiStreamingCall<Buffer, Buffer> = (grpc) => void this.#bidiStream(grpc);
+        server.register(method.path, handle, unchanged, unchanged, "bidi");
+        break;
+      }
+      case "client_streaming":
+        throw new Error(`${method.path}: no handler streams requests only`);
+    }
+  }
+
+  async #unary(grpc: ServerUnaryCall<Buffer, Buffer>, respond: sendUnaryData<Buffer>): Promise<void> {
+    const call = this.#callOf(grpc.metadata);
+    if (call === undefined) return;
+    try {
+      const request = decodeRequest(call.target.desc.input, grpc.request, this.#limitBytes);
+      const response = await this.#pipeline.unary(call, request);
+      const bytes = encodeResponse(call.target.desc.output, response, this.#limitBytes);
+      if (call.hasEnded) return;
+      grpc.sendMetadata(initialMetadata(call));
+      respond(null, bytes);
+      call.end();
+    } catch (error) {
+      const failure = this.#pipeline.fail(call, error);
+      respond(statusOf(failure, call));
+      call.end(failure);
+    }
+  }
+
+  async #serverStream(grpc: ServerWritableStream<Buffer, Buffer>): Promise<void> {
+    const call = this.#callOf(grpc.metadata);
+    if (call === undefined) return;
+    await this.#stream(call, grpc, () => decodeRequest(call.target.desc.input, grpc.request, this.#limitBytes));
+  }
+
+  async #bidiStream(grpc: ServerDuplexStream<Buffer, Buffer>): Promise<void> {
+    const call = this.#callOf(grpc.metadata);
+    if (call === undefined) return;
+    await this.#stream(call, grpc, () => this.#requests(call, grpc));
+  }
+
+  async *#requests(call: Call, grpc: ServerDuplexStream<Buffer, Buffer>): AsyncIterable<Message> {
+    for await (const bytes of grpc.iterator({ destroyOnReturn: false })) {
+      yield decodeRequest(call.target.desc.input, bytes, this.#limitBytes);
+    }
+  }
+
+  async #stream(call: Call, grpc: WritableCall, input: () => Input): Promise<void> {
+    const writer = new GrpcWriter(grpc, call.signal);
+    const sendHeaders = once(() => grpc.sendMetadata(initialMetadata(call)));
+    try {
+      const messages = this.#pipeline.stream(call, input());
+      for await (const item of messages) {
+        sendHeaders();
+        await writer.write(encodeResponse(call.target.desc.output, item, this.#limitBytes));
+        if (call.hasEnded) return;
+      }
+      sendHeaders();
+      grpc.end();
+      call.end();
+    } catch (error) {
+      const failure = this.#pipeline.fail(call, error);
+      if (!call.hasEnded) grpc.emit("error", statusOf(failure, call));
+      call.end(failure);
+    }
+  }
+
+  // A call whose stream is closed already has nobody to answer.
+  #callOf(metadata: Metadata): Call | undefined {
+    const [key] = metadata.get(keyHeader);
+    const call = typeof key === "string" ? this.#admitted.get(key) : undefined;
+    return call === undefined || call.hasEnded ? undefined : call;
+  }
+}
+
+type WritableCall = ServerWritableStream<Buffer, Buffer> | ServerDuplexStream<Buffer, Buffer>;
+
+const keyHeader = "steward-call";
+
+function unchanged(bytes: Buffer): Buffer {
+  return bytes;
+}
+
+function initialMetadata(call: Call): Metadata {
+  const metadata = new Metadata();
+  metadata.set("x-request-id", call.callId);
+  call.headersSet?.forEach((value, name) => metadata.set(name, value));
+  return metadata;
+}
+
+function statusOf(error: RpcError, call: Call): { code: number; details: string; metadata: Metadata } {
+  const metadata = new Metadata();
+  metadata.set("x-request-id", call.callId);
+  if (error.details.length > 0) metadata.set("grpc-status-details-bin", statusDetails(error));
+  return { code: error.code, details: error.rawMessage, metadata };
+}
+
+function once(run: () => void): () => void {
+  let isDone = false;
+  return () => {
+    if (!isDone) run();
+    isDone = true;
+  };
+}
+
+function peerOf({ session }: ServerHttp2Stream): string {
+  const socket = session?.socket;
+  return socket?.remoteAddress === undefined ? "local" : `${socket.remoteAddress}:${socket.remotePort}`;
+}
+
+function textOf(header: string | string[] | undefined): string | undefined {
+  return typeof header === "string" ? header : header?.[0];
+}

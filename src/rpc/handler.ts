@@ -1,0 +1,105 @@
+import type {
+  DescMessage,
+  DescMethod,
+  DescMethodBiDiStreaming,
+  DescMethodServerStreaming,
+  DescMethodUnary,
+  DescService,
+  MessageInitShape,
+  MessageShape,
+} from "@bufbuild/protobuf";
+import { create, isMessage, toBinary } from "@bufbuild/protobuf";
+import type { Principal } from "../domain/principal.ts";
+
+/** What a handler knows of its call, the same on every listener and in every protocol. The request has passed its protovalidate rules. */
+export interface CallContext {
+  readonly principal: Principal;
+  /** `/package.Service/Method`. */
+  readonly method: string;
+  /** Names this call in the log, in its events (as trace id) and in error details; also sent as the header `x-request-id`. */
+  readonly callId: string;
+  /** Aborts when the client goes, the deadline passes, the server is out of patience while draining, and after the call's end. */
+  readonly signal: AbortSignal;
+  /** The client's address. */
+  readonly peer: string;
+  /** What is left until the client's deadline; undefined if it set none. */
+  timeoutMs(): number | undefined;
+  /** SHA-256 (hex) of method and request in a canonical form: equal for equal requests, whatever their encoding and order of map entries. */
+  requestHash(): string;
+  /** Headers of the response; what is set after the first message of a stream is lost. */
+  readonly responseHeaders: Headers;
+}
+
+/** The handlers of a service: async functions for unary methods, async generators (or other async iterables) for streams. */
+export type Handlers<S extends DescService> = { readonly [N in keyof S["method"]]: Handler<S["method"][N]> };
+
+/** The handler of one method. A failure for the caller is a thrown AppError; anything else that is thrown is logged and masked as INTERNAL. */
+export type Handler<M extends DescMethod> =
+  M extends DescMethodUnary<infer I, infer O>
+    ? UnaryHandler<I, O>
+    : M extends DescMethodServerStreaming<infer I, infer O>
+      ? ServerStreamingHandler<I, O>
+      : M extends DescMethodBiDiStreaming<infer I, infer O>
+        ? BidiStreamingHandler<I, O>
+        : never;
+
+export type UnaryHandler<I extends DescMessage, O extends DescMessage> = (
+  request: MessageShape<I>,
+  context: CallContext,
+) => Promise<MessageInitShape<O>>;
+
+/**
+ * Resources are released on `context.signal`, not only in `finally`: a generator that is parked because its client does not read is not
+ * resumed before the client reads or goes.
+ */
+export type ServerStreamingHandler<I extends DescMessage, O extends DescMessage> = (
+  request: MessageShape<I>,
+  context: CallContext,
+) => AsyncIterable<MessageInitShape<O> | Shared<O>>;
+
+export type BidiStreamingHandler<I extends DescMessage, O extends DescMessage> = (
+  requests: AsyncIterable<MessageShape<I>>,
+  context: CallContext,
+) => AsyncIterable<MessageInitShape<O>>;
+
+/** One message for many streams: it is encoded once, however many watchers get it. The message must not change afterwards. */
+export class Shared<O extends DescMessage> {
+  readonly message: MessageShape<O>;
+  readonly #schema: O;
+  #binary: Uint8Array | undefined;
+
+  constructor(schema: O, message: MessageInitShape<O>) {
+    this.#schema = schema;
+    this.message = isMessage(message, schema) ? message : create(schema, message);
+  }
+
+  get binary(): Uint8Array {
+    this.#binary ??= toBinary(this.#schema, this.message);
+    return this.#binary;
+  }
+}
+
+/** A response of some method, and what a stream yields: a message, or one that is shared. */
+export type AnyResponse = MessageInitShape<DescMessage>;
+export type StreamItem = AnyResponse | Shared<DescMessage>;
+
+/** A service and who answers for it, as the listeners take it. */
+export interface ServedService {
+  readonly desc: DescService;
+  /** By the local name of the method (`watchServices`). */
+  readonly handlers: Readonly<Record<string, AnyHandler>>;
+  /** `open`: answered without a token (health). Default: `token`. */
+  readonly access: "token" | "open";
+}
+
+/** A handler whose types were checked by `serve`: it takes its method's request and returns a promise or an async iterable of its response. */
+export type AnyHandler = (request: never, context: CallContext) => object;
+
+/** Pairs a service with its handlers; the compiler checks that none is missing and that each fits. */
+export function serve<S extends DescService>(
+  desc: S,
+  handlers: Handlers<S>,
+  { access = "token" }: { access?: ServedService["access"] } = {},
+): ServedService {
+  return { desc, handlers: handlers as ServedService["handlers"], access };
+}

@@ -1,0 +1,142 @@
+import type { MessageInitShape } from "@bufbuild/protobuf";
+import {
+  ServiceChangeType,
+  type WatchServicesRequest,
+  WatchServicesResponseSchema,
+} from "../../gen/steward/v1/service_registry_pb.ts";
+import type { Clock } from "../domain/clock.ts";
+import type { Cursor, Event } from "../domain/event.ts";
+import { serviceFilter } from "../domain/filter.ts";
+import { may, type Principal } from "../domain/principal.ts";
+import type { Service } from "../domain/service.ts";
+import type { FeedItem } from "../events/feed.ts";
+import { allowSome } from "./allow-some.ts";
+import { cursorToProto } from "./convert-event.ts";
+import { serviceFor } from "./convert-service.ts";
+import { type CallContext, Shared } from "./handler.ts";
+import { batchParts, messageParts, sizeOfService } from "./message-size.ts";
+import { SharedBatches } from "./shared-batches.ts";
+import { type ShownChange, ShownServices } from "./shown-services.ts";
+import { StreamAge } from "./stream-age.ts";
+import { cursorFromProto, type EventFeed, openedToProto, progressIntervalOf } from "./watch-feed.ts";
+
+type Response = Shared<typeof WatchServicesResponseSchema>;
+
+/** What a watch needs of the registry. */
+export interface SnapshotSource {
+  /** All services by name, and the revision that they are true at together. */
+  snapshot(): Promise<{ readonly services: readonly Service[]; readonly revision: bigint }>;
+}
+
+/** Streams services as they are and as they change. */
+export class ServiceWatch {
+  readonly #feed: EventFeed;
+  readonly #registry: SnapshotSource;
+  readonly #clock: Clock;
+  readonly #batches = new SharedBatches<readonly Response[]>();
+
+  constructor({ feed, registry, clock }: { feed: EventFeed; registry: SnapshotSource; clock: Clock }) {
+    this.#feed = feed;
+    this.#registry = registry;
+    this.#clock = clock;
+  }
+
+  async *watch(request: WatchServicesRequest, { principal, signal }: CallContext): AsyncGenerator<Response, void> {
+    allowSome(principal, "list:services");
+    const watcher = watcherOf(request, principal);
+    const age = new StreamAge(signal, this.#clock);
+    const items = this.#feed.follow({
+      after: watcher.after,
+      matches: watcher.concerns,
+      progressIntervalMs: progressIntervalOf(request.progressInterval),
+      signal: age.signal,
+    });
+    for await (const item of items) {
+      if (item.kind === "events") yield* this.#batch(watcher, item);
+      else if (item.kind === "progress") yield message(watcher.bookmark(item.cursor), { case: "progress", value: {} });
+      else yield* this.#open(watcher, item);
+    }
+    age.throwIfReached();
+  }
+
+  /** The feed already stands when the snapshot is taken: what it brings of before the snapshot is skipped, so there is no gap and no duplicate. */
+  async *#open(watcher: Watcher, item: FeedItem & { kind: "opened" }): AsyncGenerator<Response, void> {
+    const resumed = watcher.after !== undefined;
+    yield message(resumed ? item.cursor : undefined, { case: "opened", value: openedToProto(item) });
+    if (resumed) return;
+    const { services, revision } = await this.#registry.snapshot();
+    const visible = services.filter(({ name }) => may(watcher.principal, "list:services", name));
+    for (const part of messageParts(watcher.shown.snapshot(visible), sizeOf)) yield batchOf(undefined, part, watcher);
+    watcher.snapshotRevision = revision;
+    yield message(watcher.bookmark(item.cursor), { case: "snapshotEnd", value: {} });
+  }
+
+  *#batch(watcher: Watcher, item: FeedItem & { kind: "events" }): Generator<Response, void> {
+    const events = item.events.filter(({ revision }) => revision > watcher.snapshotRevision);
+    if (events.length === 0) return;
+    const make = () => messagesOf(watcher, events, item.cursor);
+    // What a watcher with a filter is told depends on what it was told before: only the others see the same.
+    yield* watcher.sharedKey === undefined
+      ? make()
+      : this.#batches.of(watcher.sharedKey, { events, cursor: item.cursor }, make);
+  }
+}
+
+/** One watch and where it stands. */
+interface Watcher {
+  readonly principal: Principal;
+  readonly after: Cursor | undefined;
+  readonly shown: ShownServices;
+  readonly sharedKey: string | undefined;
+  readonly concerns: (event: Event) => boolean;
+  /** What happened up to here is in the snapshot. */
+  snapshotRevision: bigint;
+  bookmark(cursor: Cursor): Cursor;
+}
+
+function watcherOf(request: WatchServicesRequest, principal: Principal): Watcher {
+  const cursor = cursorFromProto(request.after);
+  // The place before the first revision is a watcher that knows nothing: the snapshot tells it all at once.
+  const after = cursor?.revision === 0n ? undefined : cursor;
+  return {
+    principal,
+    after,
+    shown: new ShownServices(serviceFilter(request.filter), { resumed: after !== undefined }),
+    sharedKey: request.filter === "" ? JSON.stringify(principal.scopes) : undefined,
+    concerns: ({ service }) => service !== undefined && may(principal, "list:services", service.name),
+    snapshotRevision: 0n,
+    bookmark({ storeUid, revision }) {
+      return { storeUid, revision: revision > this.snapshotRevision ? revision : this.snapshotRevision };
+    },
+  };
+}
+
+function messagesOf(watcher: Watcher, events: readonly Event[], cursor: Cursor): Response[] {
+  const changes = watcher.shown.changes(events);
+  return batchParts(changes, cursor, sizeOf).map((part) => batchOf(part.cursor, part.things, watcher));
+}
+
+function batchOf(cursor: Cursor | undefined, changes: readonly ShownChange[], { principal }: Watcher): Response {
+  const shown = changes.map(({ type, service }) => ({
+    type: changeTypes[type],
+    service: serviceFor(principal, service),
+  }));
+  return message(cursor, { case: "batch", value: { changes: shown } });
+}
+
+function sizeOf({ service }: ShownChange): number {
+  return sizeOfService(service);
+}
+
+type Payload = NonNullable<MessageInitShape<typeof WatchServicesResponseSchema>["message"]>;
+
+function message(cursor: Cursor | undefined, payload: Payload): Response {
+  const bookmark = cursor === undefined ? undefined : cursorToProto(cursor);
+  return new Shared(WatchServicesResponseSchema, { cursor: bookmark, message: payload });
+}
+
+export const changeTypes: Readonly<Record<ShownChange["type"], ServiceChangeType>> = {
+  snapshot: ServiceChangeType.SNAPSHOT,
+  changed: ServiceChangeType.CHANGED,
+  gone: ServiceChangeType.GONE,
+};

@@ -1,0 +1,32 @@
+import { once } from "node:events";
+import { pino } from "pino";
+import pretty from "pino-pretty";
+import type { Config } from "./config.ts";
+import { startSteward } from "./main.ts";
+
+/** Runs the control plane until SIGTERM or SIGINT; a second signal ends it at once. */
+export async function serveUntilStopped(config: Config, version: string): Promise<void> {
+  const stream =
+    config.logFormat === "pretty"
+      ? pretty({ destination: 2, sync: true, ignore: "pid,hostname" })
+      : pino.destination({ dest: 2, sync: true });
+  const log = pino({ level: config.logLevel, base: { node: config.node } }, stream);
+  const stopping = AbortSignal.any([onSignal("SIGTERM"), onSignal("SIGINT")]);
+  const steward = await startSteward(config, log, version);
+  const { connect, grpc, proxy } = steward.addresses;
+  log.info({ connect, grpc, proxy, adminToken: steward.adminTokenFile, version }, "steward serves");
+  if (!stopping.aborted) await once(stopping, "abort");
+  for (const signal of ["SIGTERM", "SIGINT"] as const) process.once(signal, () => process.exit(1));
+  log.info(
+    config.stopServices
+      ? "stopping, with all services"
+      : "stopping; services run on and the next start takes them over",
+  );
+  await steward.stop();
+}
+
+function onSignal(signal: NodeJS.Signals): AbortSignal {
+  const controller = new AbortController();
+  process.once(signal, () => controller.abort());
+  return controller.signal;
+}

@@ -1,0 +1,164 @@
+import { setTimeout as delay } from "node:timers/promises";
+import { AppError } from "../domain/errors.ts";
+import type { EventBody } from "../domain/event.ts";
+import type { Route } from "../domain/route.ts";
+import type { Service, Wish } from "../domain/service.ts";
+import type { Instance, ServiceStatus } from "../domain/status.ts";
+import type { NewToken } from "./tokens.ts";
+import type { Transaction } from "./transaction.ts";
+
+/** Something that a keeper saw or did, with the state that follows from it. Written together or not at all. */
+export interface FactChange {
+  /** The service that it is of; undefined for facts of the node or the proxy. */
+  readonly serviceUid?: string;
+  readonly status?: ServiceStatus;
+  /** Inserted, or updated by its id. */
+  readonly instance?: Instance;
+  /** Inserted; the tokens of earlier instances are revoked. */
+  readonly instanceToken?: NewToken;
+  readonly route?: Route | { readonly removed: true };
+  readonly events: readonly { readonly body: EventBody; readonly message: string }[];
+  /** Only if this still is the wish: the durable intent before a start. Rejected with `aborted` otherwise, and nothing is written. */
+  readonly guard?: { readonly generation: number; readonly wish: Wish };
+}
+
+/** What the recorder needs of the store. */
+export interface FactStore {
+  write<T>(
+    work: (tx: Transaction) => Promise<T>,
+    o: { readonly settling: AbortSignal },
+  ): Promise<{ value: T; revision: bigint }>;
+}
+
+const largestBatch = 100;
+
+/**
+ * Writes facts in the order in which they come. While one transaction is on its way the next ones gather, so that a burst costs few
+ * revisions (group commit). While the database is away the facts wait; nothing is lost but by the end of this process, and nothing written twice.
+ */
+export class FactRecorder {
+  readonly #store: FactStore;
+  readonly #stopping = new AbortController();
+  #waiting: Pending[] = [];
+  #writing: Promise<void> | undefined;
+
+  constructor(store: FactStore) {
+    this.#store = store;
+  }
+
+  /** Resolves with the revision once the fact is durable. */
+  record(change: FactChange): Promise<bigint> {
+    if (this.#stopping.signal.aborted) return Promise.reject(stopped());
+    return new Promise((resolve, reject) => {
+      this.#waiting.push({ change, resolve, reject });
+      this.#writing ??= this.#writeAll();
+    });
+  }
+
+  /** Writes what waits if the database answers, else rejects it. */
+  async stop(): Promise<void> {
+    this.#stopping.abort();
+    await this.#writing;
+  }
+
+  async #writeAll(): Promise<void> {
+    // The first fact of a burst waits for the others of the same tick.
+    await Promise.resolve();
+    for (let batch = this.#take(); batch.length > 0; batch = this.#take()) await this.#writeBatch(batch);
+    this.#writing = undefined;
+  }
+
+  #take(): Pending[] {
+    return this.#waiting.splice(0, largestBatch);
+  }
+
+  async #writeBatch(batch: readonly Pending[]): Promise<void> {
+    for (let attempt = 0; ; attempt++) {
+      try {
+        const { value: refused, revision } = await this.#store.write((tx) => applyAll(tx, batch), {
+          settling: this.#stopping.signal,
+        });
+        for (const pending of batch) {
+          if (refused.has(pending)) pending.reject(new AppError("aborted", "ETAG_MISMATCH", "the wish has changed"));
+          else pending.resolve(revision);
+        }
+        return;
+      } catch (error) {
+        if (isPassing(error) && !this.#stopping.signal.aborted) await this.#pause(attempt);
+        else if (batch.length > 1 && !isPassing(error)) return this.#writeEach(batch);
+        else return batch.forEach((pending) => pending.reject(error));
+      }
+    }
+  }
+
+  /** One bad fact must not take the others with it. */
+  async #writeEach(batch: readonly Pending[]): Promise<void> {
+    for (const pending of batch) await this.#writeBatch([pending]);
+  }
+
+  async #pause(attempt: number): Promise<void> {
+    await delay(Math.min(2_000, 100 * 2 ** attempt), undefined, { signal: this.#stopping.signal }).catch(
+      () => undefined,
+    );
+  }
+}
+
+interface Pending {
+  readonly change: FactChange;
+  readonly resolve: (revision: bigint) => void;
+  readonly reject: (error: unknown) => void;
+}
+
+/** Carries out a batch in its order; returns those whose wish has changed. Statements do not wait for each other's answers. */
+async function applyAll(tx: Transaction, batch: readonly Pending[]): Promise<Set<Pending>> {
+  const uids = new Set(batch.flatMap(({ change }) => change.serviceUid ?? []));
+  const services = await tx.lockServices([...uids]);
+  const refused = new Set<Pending>();
+  const statuses = new Map<string, ServiceStatus>();
+  const statements: Promise<unknown>[] = [];
+  for (const pending of batch) {
+    const { change } = pending;
+    const service = services.get(change.serviceUid ?? "");
+    if (!isStillWished(service, change.guard)) {
+      refused.add(pending);
+      continue;
+    }
+    statements.push(...apply(tx, service, change));
+    if (service !== undefined && change.status !== undefined) statuses.set(service.uid, change.status);
+  }
+  // Of several statuses only the last one is seen by anybody.
+  for (const [uid, status] of statuses) statements.push(tx.saveStatus(uid, status));
+  await Promise.all(statements);
+  for (const { uid, wish } of services.values()) if (wish === "deleted") await tx.finishDeletion(uid);
+  return refused;
+}
+
+function isStillWished(service: Service | undefined, guard: FactChange["guard"]): boolean {
+  return guard === undefined || (service?.generation === guard.generation && service.wish === guard.wish);
+}
+
+/** Starts the statements of one fact and notes its events. */
+function apply(tx: Transaction, service: Service | undefined, change: FactChange): Promise<unknown>[] {
+  const { instance, instanceToken, route } = change;
+  const statements: Promise<unknown>[] = [];
+  if (instance !== undefined) statements.push(tx.saveInstance(instance));
+  if (service !== undefined) {
+    if (instanceToken !== undefined) {
+      statements.push(tx.revokeTokens(service.uid, instanceToken.createTime, "instance"));
+      statements.push(tx.insertToken(instanceToken));
+    }
+    if (route !== undefined) statements.push("removed" in route ? tx.removeRoute(service.uid) : tx.saveRoute(route));
+  }
+  const of = service && { name: service.name, uid: service.uid, generation: service.generation };
+  for (const { body, message } of change.events)
+    tx.append({ body, service: of, actor: "steward", requestId: undefined, message });
+  return statements;
+}
+
+function isPassing(error: unknown): boolean {
+  return error instanceof AppError && error.code === "unavailable";
+}
+
+function stopped(): AppError {
+  return new AppError("unavailable", "SERVER_DRAINING", "the server stops", { retryAfterMs: 1_000 });
+}

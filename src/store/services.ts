@@ -1,0 +1,213 @@
+import type pg from "pg";
+import { invalid } from "../domain/errors.ts";
+import type { Service, ServiceSpec, Wish } from "../domain/service.ts";
+import { nameKey, serviceExists } from "../domain/service-name.ts";
+import type { ServiceStatus } from "../domain/status.ts";
+import { readTogether } from "./commit.ts";
+import { decodeService, factJson, type ServiceImage } from "./json.ts";
+import { brokenConstraint, type Queryable, query } from "./postgres.ts";
+
+export interface NewService {
+  readonly name: string;
+  readonly uid: string;
+  readonly spec: ServiceSpec;
+  readonly apiTokenSealed: Buffer | undefined;
+  readonly setName: string;
+  readonly wish: Wish;
+  readonly status: ServiceStatus;
+}
+
+export interface ServicePatch {
+  readonly spec?: ServiceSpec;
+  /** null takes it away. */
+  readonly apiTokenSealed?: Buffer | null;
+  readonly wish?: Wish;
+  readonly generation?: number;
+  /** Given with what clients change; it also sets the time of the update. A status carries its times itself. */
+  readonly version?: number;
+  readonly setName?: string;
+  readonly status?: ServiceStatus;
+}
+
+/** Reading services, each answer with the revision that it is true at. */
+export class ServiceRows {
+  readonly #pool: pg.Pool;
+
+  constructor(pool: pg.Pool) {
+    this.#pool = pool;
+  }
+
+  async byName(name: string): Promise<{ service: Service | undefined; revision: bigint }> {
+    const [row] = await query<{ head: bigint; image: ServiceImage | null }>(
+      this.#pool,
+      "SELECT head, (SELECT service_image(s) FROM services s WHERE s.name_key = $1 AND s.name = $2) AS image FROM store",
+      [nameKey(name), name],
+      "service by name",
+    );
+    if (row === undefined) throw new Error("the store has lost its row");
+    return { service: row.image === null ? undefined : decodeService(row.image), revision: row.head };
+  }
+
+  /** By name, after the given one. */
+  async page(o: { afterName: string | undefined; limit: number }): Promise<{ services: Service[]; revision: bigint }> {
+    const rows = await query<{ head: bigint; image: ServiceImage | null }>(
+      this.#pool,
+      `SELECT head, p.image FROM store LEFT JOIN LATERAL
+         (SELECT s.name_key, service_image(s) AS image FROM services s WHERE $1::text IS NULL OR s.name_key > $1 ORDER BY s.name_key LIMIT $2) p ON true
+       ORDER BY p.name_key`,
+      [o.afterName === undefined ? null : nameKey(o.afterName), o.limit],
+      "page of services",
+    );
+    return {
+      services: rows.flatMap(({ image }) => (image === null ? [] : [decodeService(image)])),
+      revision: rows[0]?.head ?? 0n,
+    };
+  }
+
+  /** All services by name, and the revision that they are true at together. */
+  async snapshot(): Promise<{ services: Service[]; revision: bigint }> {
+    return readTogether(this.#pool, async (client) => {
+      const [store] = await query<{ head: bigint }>(client, "SELECT head FROM store");
+      const rows = await query<{ image: ServiceImage }>(
+        client,
+        "SELECT service_image(s) AS image FROM services s ORDER BY s.name_key",
+      );
+      return { services: rows.map(({ image }) => decodeService(image)), revision: store?.head ?? 0n };
+    });
+  }
+
+  async sealedApiToken(uid: string): Promise<Buffer | undefined> {
+    return sealedApiToken(this.#pool, uid);
+  }
+}
+
+/** The api_token that a client supplied, sealed. */
+export async function sealedApiToken(on: Queryable, uid: string): Promise<Buffer | undefined> {
+  const [row] = await query<{ sealed: Buffer | null }>(
+    on,
+    "SELECT api_token_sealed AS sealed FROM services WHERE uid = $1",
+    [uid],
+    "sealed api token",
+  );
+  return row?.sealed ?? undefined;
+}
+
+/** Finds a service by its key; locked, nobody else changes it until the transaction ends. */
+export async function findService(
+  on: Queryable,
+  column: "uid" | "name_key",
+  value: string,
+  lock: boolean,
+): Promise<Service | undefined> {
+  const [row] = await query<{ image: ServiceImage }>(
+    on,
+    `SELECT service_image(s) AS image FROM services s WHERE s.${column} = $1${lock ? " FOR UPDATE" : ""}`,
+    [value],
+    `service by ${column}${lock ? ", locked" : ""}`,
+  );
+  return row === undefined ? undefined : decodeService(row.image);
+}
+
+/** Locks services in the order of their names, as everybody does, so that none waits for another in a circle. */
+export async function lockServices(on: Queryable, uids: readonly string[]): Promise<Service[]> {
+  const rows = await query<{ image: ServiceImage }>(
+    on,
+    "SELECT service_image(s) AS image FROM services s WHERE s.uid = ANY ($1) ORDER BY s.name_key FOR UPDATE",
+    [uids],
+    "services by uid, locked",
+  );
+  return rows.map(({ image }) => decodeService(image));
+}
+
+/** The same for the services of a set. */
+export async function lockSet(on: Queryable, setName: string): Promise<Service[]> {
+  const rows = await query<{ image: ServiceImage }>(
+    on,
+    "SELECT service_image(s) AS image FROM services s WHERE s.set_name = $1 ORDER BY s.name_key FOR UPDATE",
+    [setName],
+  );
+  return rows.map(({ image }) => decodeService(image));
+}
+
+export async function insertService(on: Queryable, service: NewService): Promise<void> {
+  const { spec, name } = service;
+  const inserted = query(
+    on,
+    `INSERT INTO services (uid, name, name_key, spec, oauth_client_id, api_token_sealed, set_name, wish, status)
+     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)`,
+    [
+      service.uid,
+      name,
+      nameKey(name),
+      spec,
+      spec.oauthClientId,
+      service.apiTokenSealed ?? null,
+      service.setName,
+      service.wish,
+      factJson(service.status),
+    ],
+    "insert service",
+  );
+  await inserted.catch((error: unknown) => throwUnique(error, name, spec));
+}
+
+export async function updateService(
+  on: Queryable,
+  { uid, name }: Pick<Service, "uid" | "name">,
+  patch: ServicePatch,
+): Promise<void> {
+  const { spec, status } = patch;
+  const updated = query(
+    on,
+    `UPDATE services SET spec = COALESCE($2, spec), oauth_client_id = COALESCE($3, oauth_client_id),
+       api_token_sealed = CASE WHEN $4 THEN $5 ELSE api_token_sealed END, wish = COALESCE($6, wish),
+       generation = COALESCE($7, generation), version = COALESCE($8, version), set_name = COALESCE($9, set_name),
+       status = COALESCE($10, status), update_time = CASE WHEN $8 IS NULL THEN update_time ELSE now() END
+     WHERE uid = $1`,
+    [
+      uid,
+      spec ?? null,
+      spec?.oauthClientId ?? null,
+      patch.apiTokenSealed !== undefined,
+      patch.apiTokenSealed ?? null,
+      patch.wish ?? null,
+      patch.generation ?? null,
+      patch.version ?? null,
+      patch.setName ?? null,
+      status === undefined ? null : factJson(status),
+    ],
+    "update service",
+  );
+  await updated.catch((error: unknown) => throwUnique(error, name, spec));
+}
+
+export async function saveStatus(on: Queryable, uid: string, status: ServiceStatus): Promise<void> {
+  await query(on, "UPDATE services SET status = $2 WHERE uid = $1", [uid, factJson(status)], "save status");
+}
+
+/** Removes a service of which nothing is left: no instance that may live and no route. Returns whether it did. */
+export async function removeService(on: Queryable, uid: string): Promise<boolean> {
+  const removed = await query(
+    on,
+    `DELETE FROM services s WHERE s.uid = $1
+       AND NOT EXISTS (SELECT FROM instances i WHERE i.service_uid = s.uid AND i.state <> 'ended')
+       AND NOT EXISTS (SELECT FROM routes r WHERE r.service_uid = s.uid) RETURNING 1`,
+    [uid],
+    "remove service",
+  );
+  return removed.length > 0;
+}
+
+function throwUnique(error: unknown, name: string, spec: ServiceSpec | undefined): never {
+  switch (brokenConstraint(error)) {
+    case "services_name_unique":
+      throw serviceExists(name, name);
+    case "services_oauth_client_id_unique":
+      throw invalid({
+        field: "service.spec.oauth_client_id",
+        description: `${JSON.stringify(spec?.oauthClientId)} is another service's`,
+      });
+    default:
+      throw error;
+  }
+}

@@ -1,0 +1,172 @@
+import { setTimeout as delay } from "node:timers/promises";
+import type pg from "pg";
+import type { Logger } from "pino";
+import type { Service } from "../domain/service.ts";
+import { CommitUnanswered, committed, outcomeOf, retried, takenBack } from "./commit.ts";
+import { EventRows } from "./events.ts";
+import { FactRecorder } from "./facts.ts";
+import { InstanceRows } from "./instances.ts";
+import { migrate } from "./migrate.ts";
+import { createPool, isUnavailable, type Queryable, query, storeUnavailable } from "./postgres.ts";
+import { Retention } from "./retention.ts";
+import { RouteRows } from "./routes.ts";
+import { ServiceRows } from "./services.ts";
+import { TokenRows } from "./tokens.ts";
+import { type Appended, Transaction } from "./transaction.ts";
+import { Wakeups } from "./wakeups.ts";
+
+export interface StoreOptions {
+  readonly connection: pg.PoolConfig;
+  /** The name of this node, noted with every event. */
+  readonly node: string;
+  readonly log: Logger;
+  /** How long to wait at the start for a database that is away. Default 30 s. */
+  readonly startTimeoutMs?: number;
+}
+
+export interface Written<T> {
+  readonly value: T;
+  /** The new revision; the newest one if nothing was appended; 0 of a dry run. */
+  readonly revision: bigint;
+  /** The changed services right after the transaction, by uid; empty of a dry run. */
+  readonly services: ReadonlyMap<string, Service>;
+}
+
+export interface WriteOptions<T> {
+  readonly dryRun?: boolean;
+  readonly beforeCommit?: (tx: Transaction, written: Written<T>) => Promise<void>;
+  /** Until when to find out about a commit that was not answered. Default: 5 s from then. */
+  readonly settling?: AbortSignal;
+}
+
+const settleMs = 5_000;
+
+/** Everything Postgres. One write is one transaction is one revision. */
+export class Store {
+  readonly services: ServiceRows;
+  readonly tokens: TokenRows;
+  readonly instances: InstanceRows;
+  readonly routes: RouteRows;
+  readonly events: EventRows;
+  readonly facts: FactRecorder;
+  readonly wakeups: Wakeups;
+  readonly #pool: pg.Pool;
+  readonly #retention: Retention;
+  readonly #options: StoreOptions;
+  readonly #stopping = new AbortController();
+  #storeUid = "";
+  #ended: Promise<void> | undefined;
+
+  constructor(options: StoreOptions) {
+    const { connection, log } = options;
+    this.#options = options;
+    this.#pool = createPool(connection, (error) => log.warn({ err: error }, "an idle database connection ended"));
+    this.services = new ServiceRows(this.#pool);
+    this.tokens = new TokenRows(this.#pool);
+    this.instances = new InstanceRows(this.#pool);
+    this.routes = new RouteRows(this.#pool);
+    this.events = new EventRows(this.#pool);
+    this.facts = new FactRecorder(this);
+    this.wakeups = new Wakeups({ connection, log });
+    this.#retention = new Retention({ pool: this.#pool, log });
+  }
+
+  /** Names the store that revisions belong to; a restored or new store has another. */
+  get storeUid(): string {
+    return this.#storeUid;
+  }
+
+  /** Resolves when the schema is up to date. A database that is away is waited for; throws `unavailable` when that takes too long. */
+  async start(): Promise<void> {
+    await this.#whenThere(() => migrate(this.#options.connection));
+    const [row] = await query<{ store_uid: string }>(this.#pool, "SELECT store_uid FROM store");
+    if (row === undefined) throw new Error("the store has lost its row");
+    this.#storeUid = row.store_uid;
+    await this.wakeups.start();
+    this.#retention.start();
+  }
+
+  async stop(): Promise<void> {
+    this.#stopping.abort();
+    this.#ended ??= this.#end();
+    await this.#ended;
+  }
+
+  /**
+   * Runs `work` in one transaction and commits it with its events; a dry run takes everything back at the end. `beforeCommit` may note what came
+   * of it in the same transaction: the counter is locked meanwhile, so it must be short. Work may be run again after a deadlock.
+   */
+  async write<T>(work: (tx: Transaction) => Promise<T>, options: WriteOptions<T> = {}): Promise<Written<T>> {
+    return retried(() => (options.dryRun === true ? this.#tryOut(work) : this.#write(work, options)));
+  }
+
+  /** Throws `unavailable` unless the database answers. */
+  async ping(): Promise<void> {
+    await query(this.#pool, "SELECT 1");
+  }
+
+  async #tryOut<T>(work: (tx: Transaction) => Promise<T>): Promise<Written<T>> {
+    const value = await takenBack(this.#pool, (client) => work(new Transaction(client)));
+    return { value, revision: 0n, services: new Map() };
+  }
+
+  async #write<T>(work: (tx: Transaction) => Promise<T>, options: WriteOptions<T>): Promise<Written<T>> {
+    let done: { readonly value: T } | undefined;
+    try {
+      return await committed(this.#pool, async (client) => {
+        const tx = new Transaction(client);
+        const value = await work(tx);
+        done = { value };
+        const answer = this.#close(client, tx, value);
+        if (options.beforeCommit !== undefined) await options.beforeCommit(tx, await answer);
+        return { answer };
+      });
+    } catch (error) {
+      if (!(error instanceof CommitUnanswered) || done === undefined) throw error;
+      return { ...(await this.#settle(error, options.settling)), ...done };
+    }
+  }
+
+  async #close<T>(client: Queryable, tx: Transaction, value: T): Promise<Written<T>> {
+    const appended = await tx.close(this.#options.node);
+    return appended === undefined
+      ? { value, revision: await head(client), services: new Map() }
+      : { value, ...appended };
+  }
+
+  /** What a transaction has written, if it did: telling a caller that it failed would make them do it twice. */
+  async #settle(error: CommitUnanswered, settling = AbortSignal.timeout(settleMs)): Promise<Appended> {
+    if ((await outcomeOf(this.#pool, error.xid, settling)) === "aborted")
+      throw storeUnavailable("the database does not answer", error.cause);
+    const events = await this.events.ofTransaction(error.xid);
+    const services = events.flatMap(({ body, after }) =>
+      after === undefined || body.type === "service_deleted" ? [] : [[after.uid, after] as const],
+    );
+    return { revision: events[0]?.revision ?? (await head(this.#pool)), services: new Map(services) };
+  }
+
+  async #whenThere(run: () => Promise<void>): Promise<void> {
+    const deadline = performance.now() + (this.#options.startTimeoutMs ?? 30_000);
+    for (;;) {
+      try {
+        return await run();
+      } catch (error) {
+        if (!isUnavailable(error) || performance.now() > deadline || this.#stopping.signal.aborted) throw error;
+        this.#options.log.warn({ err: error }, "the database does not answer yet; trying again");
+        await delay(500, undefined, { signal: this.#stopping.signal }).catch(() => undefined);
+      }
+    }
+  }
+
+  async #end(): Promise<void> {
+    await this.#retention.stop();
+    await this.facts.stop();
+    await this.wakeups.stop();
+    await this.#pool.end();
+  }
+}
+
+async function head(on: Queryable): Promise<bigint> {
+  const [row] = await query<{ head: bigint }>(on, "SELECT head FROM store", [], "head");
+  return row?.head ?? 0n;
+}

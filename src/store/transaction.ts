@@ -1,0 +1,182 @@
+import type { NewEvent } from "../domain/event.ts";
+import type { Route } from "../domain/route.ts";
+import type { Service } from "../domain/service.ts";
+import { nameKey } from "../domain/service-name.ts";
+import type { Instance, ServiceStatus } from "../domain/status.ts";
+import type { Token } from "../domain/token.ts";
+import { saveInstance } from "./instances.ts";
+import { decodeService, factJson, type ServiceImage } from "./json.ts";
+import { type Queryable, query } from "./postgres.ts";
+import { claimRequest, type RememberedRequest, rememberResponse } from "./requests.ts";
+import { removeRoute, saveRoute } from "./routes.ts";
+import {
+  findService,
+  insertService,
+  lockServices,
+  lockSet,
+  type NewService,
+  removeService,
+  type ServicePatch,
+  saveStatus,
+  sealedApiToken,
+  updateService,
+} from "./services.ts";
+import { insertToken, lockToken, type NewToken, revokeTokens, updateToken } from "./tokens.ts";
+
+/** What the last statement of a transaction tells. */
+export interface Appended {
+  readonly revision: bigint;
+  /** The changed services as they are now, by uid. */
+  readonly services: ReadonlyMap<string, Service>;
+}
+
+/**
+ * One transaction on the store: what it changes and what it appends is committed together, or not at all. The statements of one service's name or
+ * token are next to its noun; here is who was changed and what happened.
+ */
+export class Transaction {
+  readonly #on: Queryable;
+  readonly #events: (NewEvent & { readonly after?: Service })[] = [];
+  readonly #changed = new Set<string>();
+
+  constructor(on: Queryable) {
+    this.#on = on;
+  }
+
+  /** Finds a service by its exact name, or by its name in another case: compare the names. */
+  async serviceByName(name: string, { lock = false } = {}): Promise<Service | undefined> {
+    return findService(this.#on, "name_key", nameKey(name), lock);
+  }
+
+  async serviceByUid(uid: string, { lock = false } = {}): Promise<Service | undefined> {
+    return findService(this.#on, "uid", uid, lock);
+  }
+
+  /** The services that there are of these, locked, by uid. */
+  async lockServices(uids: readonly string[]): Promise<Map<string, Service>> {
+    const services = await lockServices(this.#on, uids);
+    return new Map(services.map((service) => [service.uid, service]));
+  }
+
+  /** The services of a set by name, locked. */
+  async servicesOfSet(setName: string): Promise<Service[]> {
+    return lockSet(this.#on, setName);
+  }
+
+  /** Throws already_exists SERVICE_EXISTS. */
+  async insertService(service: NewService): Promise<void> {
+    this.#changed.add(service.uid);
+    await insertService(this.#on, service);
+  }
+
+  async updateService(service: Pick<Service, "uid" | "name">, patch: ServicePatch): Promise<void> {
+    this.#changed.add(service.uid);
+    await updateService(this.#on, service, patch);
+  }
+
+  async saveStatus(uid: string, status: ServiceStatus): Promise<void> {
+    this.#changed.add(uid);
+    await saveStatus(this.#on, uid, status);
+  }
+
+  /** Removes a service that is wished deleted and of which nothing lives any more; returns whether it did. */
+  async finishDeletion(uid: string): Promise<boolean> {
+    const last = await this.serviceByUid(uid, { lock: true });
+    if (last?.wish !== "deleted" || !(await removeService(this.#on, uid))) return false;
+    this.#changed.delete(uid);
+    this.#events.push({
+      body: { type: "service_deleted" },
+      service: { name: last.name, uid, generation: last.generation },
+      actor: "steward",
+      requestId: undefined,
+      message: "the service is gone",
+      after: last,
+    });
+    return true;
+  }
+
+  async sealedApiToken(uid: string): Promise<Buffer | undefined> {
+    return sealedApiToken(this.#on, uid);
+  }
+
+  /** Throws already_exists TOKEN_IN_USE. */
+  async insertToken(token: NewToken): Promise<void> {
+    await insertToken(this.#on, token);
+  }
+
+  async updateToken(id: string, patch: { expireTime?: Date; revokeTime?: Date; replacedBy?: string }): Promise<void> {
+    await updateToken(this.#on, id, patch);
+  }
+
+  /** Finds a token and locks it. */
+  async tokenById(id: string): Promise<Token | undefined> {
+    return lockToken(this.#on, id);
+  }
+
+  /** Ends the tokens of a service at once, all or those of one source; returns their ids. */
+  async revokeTokens(serviceUid: string, at: Date, source?: Token["source"]): Promise<string[]> {
+    return revokeTokens(this.#on, serviceUid, at, source);
+  }
+
+  async saveInstance(instance: Instance): Promise<void> {
+    await saveInstance(this.#on, instance);
+  }
+
+  async saveRoute(route: Route): Promise<void> {
+    this.#changed.add(route.serviceUid);
+    await saveRoute(this.#on, route);
+  }
+
+  async removeRoute(serviceUid: string): Promise<void> {
+    this.#changed.add(serviceUid);
+    await removeRoute(this.#on, serviceUid);
+  }
+
+  /** Claims a request id, or finds who had it first; of two at once the second waits for the first. */
+  async claimRequest(
+    principal: string,
+    method: string,
+    requestId: string,
+    hash: string,
+    expireTime: Date,
+  ): Promise<RememberedRequest | undefined> {
+    return claimRequest(this.#on, { principal, method, requestId }, hash, expireTime);
+  }
+
+  async rememberResponse(principal: string, method: string, requestId: string, response: Buffer): Promise<void> {
+    await rememberResponse(this.#on, { principal, method, requestId }, response);
+  }
+
+  /** Notes what happened. It is numbered when the transaction ends. */
+  append(event: NewEvent): void {
+    this.#events.push(event);
+    if (event.service !== undefined) this.#changed.add(event.service.uid);
+  }
+
+  /** The last statement: numbers and stores the events. Undefined if there are none. */
+  async close(node: string): Promise<Appended | undefined> {
+    if (this.#events.length === 0) return undefined;
+    const rows = await query<{ revision: bigint; uid: string | null; image: ServiceImage | null }>(
+      this.#on,
+      "SELECT revision, uid, image FROM append_events($1, $2, $3)",
+      [factJson(this.#events.map(encodeEvent)), [...this.#changed], node],
+      "append events",
+    );
+    const [first] = rows;
+    if (first === undefined) throw new Error("append_events returned nothing");
+    const services = rows.flatMap(({ uid, image }) =>
+      uid === null || image === null ? [] : [[uid, decodeService(image)] as const],
+    );
+    return { revision: first.revision, services: new Map(services) };
+  }
+}
+
+function encodeEvent({ service, after, ...event }: NewEvent & { readonly after?: Service }): object {
+  const of = { service: service?.name, serviceUid: service?.uid, generation: service?.generation };
+  return { ...event, ...of, after: after === undefined ? undefined : encodeImage(after) };
+}
+
+/** The image of a service that is gone, as service_image() would have made it. */
+function encodeImage(service: Service): object {
+  return { ...service, revision: String(service.revision), route: null };
+}

@@ -1,0 +1,152 @@
+import { mkdir, rm } from "node:fs/promises";
+import { join } from "node:path";
+import { type ManagedService, publicPrefix } from "../domain/service.ts";
+import { picksPort, withPort } from "../domain/service-url.ts";
+import type { Account, Accounts } from "./account.ts";
+import { resolveCommand } from "./command.ts";
+import { buildEnvironment, type Platform } from "./environment.ts";
+import type { LaunchRequest } from "./launcher.ts";
+import type { OutputKeeper } from "./output-keeper.ts";
+import { findFreePort, type PortRange } from "./port.ts";
+
+export interface HostOptions {
+  readonly stateDir: string;
+  readonly portRange: PortRange;
+  /** What services may inherit of our own environment. */
+  readonly inheritedEnvironment: Readonly<Record<string, string>>;
+  readonly accounts: Accounts;
+  readonly outputKeeper: OutputKeeper;
+  readonly platform: Omit<Platform, "publicUrl">;
+  /** The origin that the public reaches the proxy at; empty if unknown. */
+  readonly publicOrigin: string;
+}
+
+/** Where the output of a service lies, over all its instances. */
+export interface OutputPaths {
+  readonly stdoutPath: string;
+  readonly stderrPath: string;
+}
+
+/** What this machine gives the instances of its services: directories, ports, accounts, an environment. */
+export class Host {
+  readonly #options: HostOptions;
+  /** The ports that were given out, by service. */
+  readonly #ports = new Map<string, number>();
+  /** One search for a port at a time: two at once would find the same. */
+  #searching: Promise<unknown> = Promise.resolve();
+
+  constructor(options: HostOptions) {
+    this.#options = options;
+  }
+
+  runDir(instanceId: string): string {
+    return join(this.#options.stateDir, "run", instanceId);
+  }
+
+  outputPaths(serviceUid: string): OutputPaths {
+    const directory = join(this.#options.stateDir, "logs", serviceUid);
+    return { stdoutPath: join(directory, "stdout.log"), stderrPath: join(directory, "stderr.log") };
+  }
+
+  /** Makes the log files of a service and bounds them from now on. */
+  async keepOutput(serviceUid: string): Promise<OutputPaths> {
+    const paths = this.outputPaths(serviceUid);
+    await mkdir(join(this.#options.stateDir, "logs", serviceUid), { recursive: true, mode: 0o700 });
+    await this.#options.outputKeeper.keep(paths.stdoutPath);
+    await this.#options.outputKeeper.keep(paths.stderrPath);
+    return paths;
+  }
+
+  /** Removes the output of a service that is gone. */
+  async forgetOutput(serviceUid: string): Promise<void> {
+    const { stdoutPath, stderrPath } = this.outputPaths(serviceUid);
+    await this.#options.outputKeeper.release(stdoutPath);
+    await this.#options.outputKeeper.release(stderrPath);
+    await rm(join(this.#options.stateDir, "logs", serviceUid), { recursive: true, force: true });
+  }
+
+  /** The url of an instance: as the spec says, with a port of ours where it says 0, the same as before where that can be. */
+  async chooseUrl(service: ManagedService): Promise<string | undefined> {
+    const { url } = service.spec;
+    if (url === undefined || !picksPort(url)) return url;
+    const found = this.#searching.then(() => this.#pickPort(service, url));
+    this.#searching = found.catch(() => undefined);
+    return withPort(url, await found);
+  }
+
+  async #pickPort(service: ManagedService, url: string): Promise<number> {
+    const preferred = this.#ports.get(service.uid) ?? portIn(service.status.url);
+    const avoid = new Set([...this.#ports].filter(([uid]) => uid !== service.uid).map(([, port]) => port));
+    const host = new URL(url).hostname.replaceAll(/^\[|\]$/g, "");
+    const port = await findFreePort({ range: this.#options.portRange, avoid, preferred, host });
+    this.#ports.set(service.uid, port);
+    return port;
+  }
+
+  /** Notes the port of an instance that was adopted, so that nobody else is given it. */
+  claimPort(service: ManagedService): void {
+    const port = picksPort(service.spec.url) ? portIn(service.status.url) : undefined;
+    if (port !== undefined) this.#ports.set(service.uid, port);
+  }
+
+  releasePort(serviceUid: string): void {
+    this.#ports.delete(serviceUid);
+  }
+
+  /** Everything that a start needs. Throws an AppError that says why it cannot be. */
+  async prepare(
+    service: ManagedService,
+    instanceId: string,
+    url: string | undefined,
+    apiToken: string,
+  ): Promise<LaunchRequest> {
+    const { kind } = service.spec;
+    const { accounts } = this.#options;
+    const account = kind.user === undefined ? undefined : await accounts.resolve(kind.user);
+    const environment = await this.#environment(service, instanceId, url, apiToken, account);
+    const other = account !== undefined && accounts.isOther(account) ? account : undefined;
+    const [command, ...args] = kind.command;
+    const program = await resolveCommand({ command, cwd: kind.cwd, path: environment.get("PATH"), account: other });
+    const paths = await this.keepOutput(service.uid);
+    return {
+      instanceId,
+      runDir: this.runDir(instanceId),
+      ...paths,
+      argv: [program, ...args],
+      cwd: kind.cwd,
+      environment,
+      account: other,
+    };
+  }
+
+  async #environment(
+    service: ManagedService,
+    instanceId: string,
+    url: string | undefined,
+    apiToken: string,
+    account: Account | undefined,
+  ): Promise<Map<string, string>> {
+    const { platform, publicOrigin, inheritedEnvironment, accounts } = this.#options;
+    const publicUrl = publicOrigin === "" ? "" : `${publicOrigin}${publicPrefix(service.name)}`;
+    return buildEnvironment({
+      host: inheritedEnvironment,
+      service: {
+        name: service.name,
+        instanceId,
+        apiToken,
+        clientId: service.spec.oauthClientId,
+        url,
+        oauthCallbackUrl: undefined,
+      },
+      platform: { ...platform, publicUrl },
+      environment: service.spec.kind.environment,
+      user: service.spec.kind.user,
+      account: account ?? (await accounts.own()),
+    });
+  }
+}
+
+function portIn(url: string | undefined): number | undefined {
+  const port = url === undefined ? 0 : Number(new URL(url).port);
+  return port === 0 ? undefined : port;
+}

@@ -1,0 +1,22 @@
+import type { ProcessIdentity } from "../domain/status.ts";
+import { childrenOf } from "./process-identity.ts";
+import { hasBegun, type ProcessExit } from "./run-directory.ts";
+
+/** Where to find an instance: all of it is known before its command runs. */
+export interface InstanceReference {
+  readonly instanceId: string;
+  readonly runDir: string;
+  /** The shim, which leads the instance's session and process group. */
+  readonly identity: ProcessIdentity;
+}
+
+/** A process of ours, started or adopted. */
+export interface InstanceHandle extends InstanceReference {
+  /** Resolves once, within milliseconds of the end; never rejects for how it ended. */
+  readonly exited: Promise<ProcessExit>;
+}
+
+/** The pid of an instance's command; undefined before it was let go and after its end. */
+export async function commandPid({ runDir, identity }: InstanceReference): Promise<number | undefined> {
+  return (await hasBegun(runDir)) ? childrenOf(identity)[0] : undefined;
+}

@@ -1,0 +1,143 @@
+import { type FileHandle, mkdir, open, rm } from "node:fs/promises";
+import { constants } from "node:os";
+import { join } from "node:path";
+import type { InstanceExit } from "../domain/status.ts";
+
+/** How an instance ended; whether that was asked for, its runner knows. */
+export type ProcessExit = Omit<InstanceExit, "requested">;
+
+/** What an instance keeps in its run directory. Only Steward's user may look into it, so a service of another user forges nothing. */
+export const runFiles = {
+  /** A FIFO that the shim holds open for as long as it lives. */
+  alive: "alive",
+  /** How the command ended, one line. */
+  exit: "exit",
+  /** How far the second stage came. */
+  stage: "stage",
+  /** What the shim's own shell had to say. */
+  notes: "notes",
+} as const;
+
+export async function createRunDirectory(runDir: string): Promise<void> {
+  await mkdir(runDir, { recursive: true, mode: 0o700 });
+}
+
+/** Removes all that an ended instance left here; absent is fine. Its output lies elsewhere and stays. */
+export async function removeRunDirectory(runDir: string): Promise<void> {
+  await rm(runDir, { recursive: true, force: true });
+}
+
+/** Whether the shim wrote down an exit. */
+export async function hasExitRecord(runDir: string): Promise<boolean> {
+  return (await readRecord(runDir)) !== undefined;
+}
+
+/** Whether the command's own turn has come: past this point something of the service ran. */
+export async function hasBegun(runDir: string): Promise<boolean> {
+  return (await readStage(runDir)).begun;
+}
+
+/**
+ * The recorded exit of an instance whose shim has ended. Undefined: there is no record although the command was begun,
+ * so nobody knows.
+ */
+export async function readExit(runDir: string, now: () => Date = () => new Date()): Promise<ProcessExit | undefined> {
+  const [record, stage] = await Promise.all([readRecord(runDir), readStage(runDir)]);
+  if (record?.kind === "signal") {
+    return { reason: "signaled", code: undefined, signal: signalName(record.number), message: "", time: record.time };
+  }
+  const failure = spawnFailure(stage, record?.number);
+  const time = record?.time ?? now();
+  if (failure !== undefined) return spawnFailed(await withNotes(failure, record, runDir), time);
+  if (record === undefined) return undefined;
+  return { reason: "exited", code: record.number, signal: undefined, message: "", time };
+}
+
+export function spawnFailed(message: string, time: Date): ProcessExit {
+  return { reason: "spawn_failed", code: undefined, signal: undefined, message, time };
+}
+
+interface ExitRecord {
+  readonly kind: string;
+  readonly number: number;
+  readonly time: Date;
+}
+
+async function readRecord(runDir: string): Promise<ExitRecord | undefined> {
+  const file = await openIfThere(join(runDir, runFiles.exit));
+  if (file === undefined) return undefined;
+  try {
+    const [, kind, number] = /^(code|signal) (\d+)\n$/.exec(await file.readFile("utf8")) ?? [];
+    if (kind === undefined) return undefined;
+    return { kind, number: Number(number), time: (await file.stat()).mtime };
+  } finally {
+    await file.close();
+  }
+}
+
+interface Stage {
+  readonly begun: boolean;
+  readonly failedAt: string | undefined;
+  readonly status: number;
+}
+
+async function readStage(runDir: string): Promise<Stage> {
+  const [first, second] = (await readIfThere(join(runDir, runFiles.stage))).split("\n");
+  const [failedAt, status] = (second ?? "").split(" ");
+  return { begun: first === "go", failedAt: failedAt === "" ? undefined : failedAt, status: Number(status) };
+}
+
+function spawnFailure({ begun, failedAt, status: stageStatus }: Stage, status: number | undefined): string | undefined {
+  if (!begun) return neverBegun(status);
+  if (failedAt === "cwd") return "the user may not enter the working directory, or it does not exist";
+  if (failedAt === "environment") return "the system's shell cannot set one of the environment's variables";
+  if (failedAt !== "exec") return undefined;
+  return stageStatus === 126
+    ? "the command may not be executed"
+    : "the command, or the interpreter it names, does not exist";
+}
+
+/** An empty or cut script ends the second stage with 0 or 2; any other status is that of the switch of users. */
+function neverBegun(status: number | undefined): string {
+  if (status === undefined) return "the process that holds the instance ended before the command began";
+  return status === 0 || status === 2
+    ? "it was given up before it was let go"
+    : `the switch to its user failed with status ${status}`;
+}
+
+async function withNotes(failure: string, record: ExitRecord | undefined, runDir: string): Promise<string> {
+  if (record !== undefined) return failure;
+  const notes = (await readIfThere(join(runDir, runFiles.notes))).trim();
+  return notes === "" ? failure : `${failure}: ${notes}`;
+}
+
+async function readIfThere(path: string): Promise<string> {
+  const file = await openIfThere(path);
+  if (file === undefined) return "";
+  try {
+    return await file.readFile("utf8");
+  } finally {
+    await file.close();
+  }
+}
+
+/** Undefined: not written yet, or never. */
+async function openIfThere(path: string): Promise<FileHandle | undefined> {
+  try {
+    return await open(path, "r");
+  } catch (error) {
+    if (error instanceof Error && "code" in error && error.code === "ENOENT") return undefined;
+    throw error;
+  }
+}
+
+// Some numbers have two names; the first is the usual one.
+const signalNames = new Map(
+  Object.entries(constants.signals)
+    .map(([name, number]): [number, string] => [number, name])
+    .reverse(),
+);
+
+function signalName(number: number): string {
+  return signalNames.get(number) ?? `SIGRTMIN+${number - 34}`;
+}

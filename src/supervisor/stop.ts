@@ -1,0 +1,97 @@
+import { setTimeout as delay } from "node:timers/promises";
+import type { InstanceHandle } from "./instance-handle.ts";
+import { identityOf, type Leftovers } from "./leftovers.ts";
+import { hasBegun, type ProcessExit } from "./run-directory.ts";
+import { signalGroup, signalProcess } from "./spawn.ts";
+
+export interface StopOptions {
+  /** Default SIGTERM. */
+  readonly signal?: NodeJS.Signals;
+  /** From the signal to SIGKILL. Aborting `hurry` ends it early. */
+  readonly graceMs: number;
+  readonly hurry?: AbortSignal;
+  /** From SIGKILL to giving up on what cannot be killed. Default 5 s. */
+  readonly killWaitMs?: number;
+}
+
+export type StopResult =
+  | { readonly stopped: true; readonly exit: ProcessExit }
+  | { readonly stopped: false; readonly survivors: readonly number[] };
+
+/**
+ * Ends an instance with everything it started: the signal to its group, time to leave, SIGKILL to what is still there in
+ * its session or bears its marker, then a look that nothing is left. An instance that ended by itself is cleared the same
+ * way. Only processes proven to be its own are signalled.
+ */
+export async function stopInstance(
+  instance: InstanceHandle,
+  leftovers: Leftovers,
+  { signal = "SIGTERM", graceMs, hurry, killWaitMs = 5_000 }: StopOptions,
+): Promise<StopResult> {
+  const grace = endOfGrace(graceMs, hurry);
+  if (await ask(instance, leftovers, signal, grace)) await allGone(instance, leftovers, grace);
+
+  const survivors = await leftovers.kill(instance, killWaitMs);
+  if (survivors.length > 0) return { stopped: false, survivors };
+  return { stopped: true, exit: await lastWord(instance) };
+}
+
+/**
+ * Sends the signal until it has met the command itself: before its turn the shells on the way may let it pass unheard.
+ * A process that is stopped hears nothing until it continues. False: there was nobody to ask.
+ */
+async function ask(
+  instance: InstanceHandle,
+  leftovers: Leftovers,
+  signal: NodeJS.Signals,
+  grace: AbortSignal,
+): Promise<boolean> {
+  let begun = await hasBegun(instance.runDir);
+  if (!signalGroup(instance.identity, signal)) return askMembers(instance, leftovers, signal);
+  while (!begun && !grace.aborted) {
+    await delay(5);
+    begun = await hasBegun(instance.runDir);
+    if (!signalGroup(instance.identity, signal)) return true;
+  }
+  signalGroup(instance.identity, "SIGCONT");
+  return true;
+}
+
+async function askMembers(instance: InstanceHandle, leftovers: Leftovers, signal: NodeJS.Signals): Promise<boolean> {
+  const { own } = await leftovers.find(instance);
+  for (const entry of own) {
+    signalProcess(identityOf(entry), signal);
+    signalProcess(identityOf(entry), "SIGCONT");
+  }
+  return own.length > 0;
+}
+
+/** Resolves when the command and all it started are gone, or with the end of the grace. */
+async function allGone(instance: InstanceHandle, leftovers: Leftovers, grace: AbortSignal): Promise<void> {
+  await Promise.race([instance.exited, aborted(grace)]);
+  for (let pauseMs = 10; !grace.aborted; pauseMs = Math.min(pauseMs * 2, 500)) {
+    const { own } = await leftovers.find(instance);
+    if (own.length === 0) return;
+    await Promise.race([delay(pauseMs), aborted(grace)]);
+  }
+}
+
+/** The shim ends right after its command. One that does not is stuck, and takes the exit with it. */
+async function lastWord(instance: InstanceHandle): Promise<ProcessExit> {
+  const patience = setTimeout(() => signalProcess(instance.identity, "SIGKILL"), 2_000);
+  try {
+    return await instance.exited;
+  } finally {
+    clearTimeout(patience);
+  }
+}
+
+function endOfGrace(graceMs: number, hurry: AbortSignal | undefined): AbortSignal {
+  const timeout = AbortSignal.timeout(graceMs);
+  return hurry === undefined ? timeout : AbortSignal.any([timeout, hurry]);
+}
+
+function aborted(signal: AbortSignal): Promise<void> {
+  if (signal.aborted) return Promise.resolve();
+  return new Promise((resolve) => signal.addEventListener("abort", () => resolve(), { once: true }));
+}

@@ -1,0 +1,132 @@
+import { once } from "node:events";
+import { connect as http2Connect } from "node:http2";
+import { Code, ConnectError } from "@connectrpc/connect";
+import { describe, expect, test } from "vitest";
+import { ErrorInfoSchema, RetryInfoSchema } from "../../gen/google/rpc/error_details_pb.ts";
+import { eventually } from "../support/eventually.ts";
+import { goodSecret, registryClient, startRig, transportNames } from "./rig.ts";
+
+describe.each(transportNames)("over %s", (transport) => {
+  test("a call in flight finishes, a new one is UNAVAILABLE", async () => {
+    const { promise: released, resolve: release } = Promise.withResolvers<void>();
+    await using rig = await startRig({
+      list: async () => {
+        await released;
+        return { revision: 8n };
+      },
+    });
+    const client = registryClient(rig, transport);
+    const inFlight = client.list({});
+    await eventually(() => rig.calls.length === 1);
+
+    const stopped = rig.server.stop();
+    await eventually(async () => {
+      const error = await client.get({ name: "x" }).then(() => undefined, ConnectError.from);
+      return error?.code === Code.Unavailable;
+    });
+    release();
+
+    expect((await inFlight).revision).toBe(8n);
+    await stopped;
+  });
+
+  test("a stream ends as UNAVAILABLE with the time to come back", async () => {
+    await using rig = await startRig({
+      async *watchServices(_request, { signal }) {
+        yield { cursor: { revision: 1n } };
+        await once(signal, "abort");
+      },
+    });
+    const stream = registryClient(rig, transport).watchServices({})[Symbol.asyncIterator]();
+    await stream.next();
+
+    const stopped = rig.server.stop();
+    const error = await stream.next().then(() => undefined, ConnectError.from);
+
+    expect(error?.code).toBe(Code.Unavailable);
+    expect(error?.findDetails(ErrorInfoSchema)[0]?.reason).toBe("SERVER_DRAINING");
+    expect(error?.findDetails(RetryInfoSchema).length).toBe(1);
+    await stopped;
+  });
+
+  test("a deaf handler is answered for when the grace is over", async () => {
+    await using rig = await startRig(
+      { list: () => new Promise(() => undefined) },
+      { drain: { noticeMs: 0, graceMs: 200 } },
+    );
+    const inFlight = registryClient(rig, transport)
+      .list({})
+      .then(() => undefined, ConnectError.from);
+    await eventually(() => rig.calls.length === 1);
+
+    await rig.server.stop();
+
+    const error = await inFlight;
+    expect(error?.code).toBe(Code.Unavailable);
+    expect(error?.findDetails(ErrorInfoSchema)[0]?.reason).toBe("SERVER_DRAINING");
+    expect(rig.calls[0]?.signal.aborted).toBe(true);
+  });
+});
+
+test("first it says so and still answers, then it refuses, then the ports are free", async () => {
+  await using rig = await startRig({}, { drain: { noticeMs: 500, graceMs: 1000 } });
+  const url = `http://127.0.0.1:${rig.connectPort}`;
+  const client = registryClient(rig, "Connect JSON");
+
+  const stopped = rig.server.stop();
+
+  const ready = await fetch(`${url}/readyz`);
+  expect([ready.status, await ready.text()]).toEqual([503, "draining\n"]);
+  expect((await client.list({})).revision).toBe(7n);
+  await stopped;
+  await expect(fetch(`${url}/healthz`)).rejects.toThrow();
+  await using again = await startRig({}, { connect: { port: rig.connectPort }, grpc: { port: rig.grpcPort } });
+  expect(again.connectPort).toBe(rig.connectPort);
+});
+
+test.each(["connectPort", "grpcPort"] as const)("every connection gets a GOAWAY, on %s", async (port) => {
+  await using rig = await startRig();
+  const session = http2Connect(`http://127.0.0.1:${rig[port]}`);
+  await once(session, "connect");
+  const goneAway = once(session, "goaway");
+
+  const stopped = rig.server.stop();
+
+  const [code] = await goneAway;
+  expect(code).toBe(0);
+  await stopped;
+  await eventually(() => session.destroyed);
+});
+
+test("a stalled reader does not hold the server up", async () => {
+  await using rig = await startRig({
+    async *watchServices(_request, { signal }) {
+      while (!signal.aborted) yield { cursor: { storeUid: "x".repeat(10_000) } };
+    },
+  });
+  for (const port of [rig.connectPort, rig.grpcPort]) {
+    const session = http2Connect(`http://127.0.0.1:${port}`);
+    session.on("error", () => undefined);
+    const stream = session.request({
+      ":method": "POST",
+      ":path": "/steward.v1.ServiceRegistry/WatchServices",
+      "content-type": "application/grpc",
+      authorization: `Bearer ${goodSecret}`,
+    });
+    stream.on("error", () => undefined);
+    stream.end(Buffer.from([0, 0, 0, 0, 0]));
+  }
+  await eventually(() => rig.calls.length === 2);
+
+  const begun = performance.now();
+  await rig.server.stop();
+
+  expect(performance.now() - begun).toBeLessThan(10_000);
+  expect(rig.calls.every(({ signal }) => signal.aborted)).toBe(true);
+});
+
+test("calls before the server is open are UNAVAILABLE, and stopping twice or before the start is fine", async () => {
+  const rig = await startRig();
+  await Promise.all([rig.server.stop(), rig.server.stop()]);
+  await rig.server.stop();
+});

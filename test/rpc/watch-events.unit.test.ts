@@ -1,0 +1,156 @@
+import { create, type MessageInitShape } from "@bufbuild/protobuf";
+import { afterEach, beforeEach, expect, test } from "vitest";
+import { EventType } from "../../gen/steward/v1/event_pb.ts";
+import { WatchEventsRequestSchema, type WatchEventsResponse } from "../../gen/steward/v1/supervisor_pb.ts";
+import { systemClock } from "../../src/domain/clock.ts";
+import type { EventBody } from "../../src/domain/event.ts";
+import type { Feed } from "../../src/events/feed.ts";
+import { EventWatch } from "../../src/rpc/watch-events.ts";
+import { aService } from "./arbitrary.ts";
+import { aCall } from "./call-context.ts";
+import { MemoryLog, storeUid } from "./memory-log.ts";
+
+const created: EventBody = { type: "service_created" };
+const deleted: EventBody = { type: "service_deleted" };
+
+let log: MemoryLog;
+let feed: Feed;
+
+beforeEach(async () => {
+  log = new MemoryLog();
+  feed = log.feed();
+  await feed.start();
+});
+
+afterEach(() => feed.stop());
+
+test("a watch without a cursor tells of what happens from now on", async () => {
+  await appended(created, "old");
+  const told = watch();
+  const [opened] = await take(told, 1, { keep: true });
+  log.append([created, aService({ name: "new" })]);
+
+  const [batch] = await take(told, 1);
+
+  expect(opened).toMatchObject({
+    cursor: { storeUid, revision: 1n },
+    message: { case: "opened", value: { head: 1n } },
+  });
+  expect(namesIn(batch)).toEqual(["new"]);
+  expect(batch?.cursor?.revision).toBe(2n);
+});
+
+test("a watch from revision 0 begins with the oldest event that is kept", async () => {
+  await appended(created, "a");
+  await appended(created, "b");
+  log.oldest = 1n;
+
+  const [, batch] = await take(watch({ after: { revision: 0n } }), 2);
+
+  expect(namesIn(batch)).toEqual(["b"]);
+});
+
+test("filter and types both must let an event through", async () => {
+  const told = watch({ filter: "service = web", types: [EventType.SERVICE_DELETED] });
+  await take(told, 1, { keep: true });
+  log.append([created, aService({ name: "web" })]);
+  log.append([deleted, aService({ name: "db" })], [deleted, aService({ name: "web" })]);
+
+  const [batch] = await take(told, 1);
+
+  expect(namesIn(batch)).toEqual(["web"]);
+  expect(batch?.cursor?.revision).toBe(2n);
+});
+
+test("services come with their events only if asked for and allowed, and never after their end", async () => {
+  const scopes = ["read:events", "read:services!service=mine"];
+  const told = watch({ includeServices: true }, scopes);
+  await take(told, 1, { keep: true });
+  log.append(
+    [created, aService({ name: "mine" })],
+    [created, aService({ name: "other" })],
+    [deleted, aService({ name: "mine" })],
+  );
+
+  const [batch] = await take(told, 1);
+
+  const events = batch?.message.case === "batch" ? batch.message.value.events : [];
+  expect(events.map(({ after }) => after?.name)).toEqual(["mine", undefined, undefined]);
+  await expect(take(watch({ includeServices: true }, ["read:events"]), 1)).rejects.toMatchObject({
+    reason: "SCOPE_MISSING",
+  });
+});
+
+test("who may see the events of one service sees no others, nor those of none", async () => {
+  const told = watch({}, ["read:events!service=mine"]);
+  await take(told, 1, { keep: true });
+  log.append([{ type: "proxy_down" }], [created, aService({ name: "other" })], [created, aService({ name: "mine" })]);
+
+  const [batch] = await take(told, 1);
+
+  expect(namesIn(batch)).toEqual(["mine"]);
+});
+
+test("the interval of progress is kept within its bounds", async () => {
+  const [short] = await take(watch({ progressInterval: { nanos: 1 } }), 1);
+  const [long] = await take(watch({ progressInterval: { seconds: 10_000n } }), 1);
+
+  expect(intervalOf(short)).toBeGreaterThanOrEqual(900);
+  expect(intervalOf(short)).toBeLessThanOrEqual(1_100);
+  expect(intervalOf(long)).toBeGreaterThanOrEqual(270_000);
+  expect(intervalOf(long)).toBeLessThanOrEqual(330_000);
+});
+
+test("watchers are sent the same message only if they may see the same", async () => {
+  const eventWatch = new EventWatch({ feed, clock: systemClock });
+  const request = create(WatchEventsRequestSchema, { includeServices: true });
+  const watchers = [["*"], ["*"], ["read:events", "read:services"]].map((scopes) =>
+    eventWatch.watch(request, aCall(scopes)),
+  );
+  await Promise.all(watchers.map((each) => each.next()));
+  log.append([created, aService({ name: "web" })]);
+
+  const [one, same, other] = await Promise.all(watchers.map((each) => each.next()));
+  await Promise.all(watchers.map((each) => each.return(undefined)));
+
+  expect(one?.value).toBe(same?.value);
+  expect(one?.value).not.toBe(other?.value);
+});
+
+async function appended(body: EventBody, name: string): Promise<void> {
+  await feed.reached(log.append([body, aService({ name })]), AbortSignal.timeout(5_000));
+}
+
+async function* watch(
+  request: MessageInitShape<typeof WatchEventsRequestSchema> = {},
+  scopes?: string[],
+): AsyncGenerator<WatchEventsResponse, void, undefined> {
+  const responses = new EventWatch({ feed, clock: systemClock }).watch(
+    create(WatchEventsRequestSchema, request),
+    aCall(scopes),
+  );
+  for await (const { message } of responses) yield message;
+}
+
+async function take(
+  told: AsyncGenerator<WatchEventsResponse, void, undefined>,
+  count: number,
+  { keep = false } = {},
+): Promise<WatchEventsResponse[]> {
+  const taken: WatchEventsResponse[] = [];
+  while (taken.length < count) {
+    const { value, done } = await told.next();
+    if (done === true) break;
+    taken.push(value);
+  }
+  if (!keep) await told.return();
+  return taken;
+}
+
+function namesIn(response: WatchEventsResponse | undefined): string[] {
+  return response?.message.case === "batch" ? response.message.value.events.map(({ service }) => service) : [];
+}
+
+function intervalOf(response: WatchEventsResponse | undefined): number {
+  return response?.message.case === "opened" ? Number(response.message.value.progressIntervalMs) : Number.NaN;
+}

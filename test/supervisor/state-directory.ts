@@ -1,0 +1,60 @@
+import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+
+/** The state directory of a test's own control plane; `clear` kills whatever was started from it. */
+export class StateDirectory {
+  readonly path = mkdtempSync(join(tmpdir(), "steward-state-"));
+
+  /** The pids of all living shims that were started from it. */
+  shims(): number[] {
+    return processes().filter((pid) => commandLine(pid).includes(join(this.path, "run")));
+  }
+
+  clear(): void {
+    const members = new Set(this.shims());
+    for (const pid of processes()) if (members.has(sessionOf(pid))) members.add(pid);
+    for (const pid of members) kill(pid);
+    rmSync(this.path, { recursive: true, force: true, maxRetries: 5 });
+  }
+}
+
+/** Whether a process runs: one that was not reaped yet is gone, although a signal to it still succeeds. */
+export function isRunning(pid: number): boolean {
+  const state = fieldsOf(pid)[0];
+  return state !== undefined && state !== "Z" && state !== "X";
+}
+
+function processes(): number[] {
+  return readdirSync("/proc").map(Number).filter(Number.isInteger).filter(isRunning);
+}
+
+function commandLine(pid: number): string {
+  return read(`/proc/${pid}/cmdline`).replaceAll("\0", " ");
+}
+
+function sessionOf(pid: number): number {
+  return Number(fieldsOf(pid)[3]);
+}
+
+/** Those after the name in parentheses. */
+function fieldsOf(pid: number): string[] {
+  const text = read(`/proc/${pid}/stat`);
+  return text === "" ? [] : text.slice(text.lastIndexOf(")") + 2).split(" ");
+}
+
+function read(path: string): string {
+  try {
+    return readFileSync(path, "utf8");
+  } catch {
+    return "";
+  }
+}
+
+function kill(pid: number): void {
+  try {
+    process.kill(pid, "SIGKILL");
+  } catch {
+    // gone already
+  }
+}

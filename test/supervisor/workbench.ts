@@ -1,0 +1,78 @@
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import type { Account } from "../../src/supervisor/account.ts";
+import type { InstanceReference } from "../../src/supervisor/instance-handle.ts";
+import { type Launched, Launcher } from "../../src/supervisor/launcher.ts";
+import { Leftovers } from "../../src/supervisor/leftovers.ts";
+import { ProcessTable } from "../../src/supervisor/process-table.ts";
+import { signalProcess } from "../../src/supervisor/spawn.ts";
+
+export interface Work {
+  readonly cwd?: string;
+  readonly environment?: Readonly<Record<string, string>>;
+  readonly account?: Account;
+  readonly shell?: string;
+}
+
+/** Real launches in a directory of their own; `clear` ends and removes whatever came of them. */
+export class Workbench {
+  readonly directory = mkdtempSync(join(tmpdir(), "steward-bench-"));
+  readonly leftovers = new Leftovers(new ProcessTable());
+  readonly #instances: InstanceReference[] = [];
+  readonly #exits: Promise<unknown>[] = [];
+  #launches = 0;
+
+  launch(argv: readonly string[], work: Work = {}): Promise<Launched> {
+    return this.#launch(argv, work, { PATH: "/usr/bin:/bin", ...work.environment });
+  }
+
+  launchWithoutPath(argv: readonly string[]): Promise<Launched> {
+    return this.#launch(argv, {}, {});
+  }
+
+  async #launch(argv: readonly string[], work: Work, environment: Readonly<Record<string, string>>): Promise<Launched> {
+    const number = this.#launches++;
+    const instanceId = `${this.directory}#${number}`;
+    const place = join(this.directory, String(number));
+    const launcher = new Launcher({ leftovers: this.leftovers, cwd: "/", shell: work.shell ?? "/bin/sh" });
+    const launched = await launcher.launch({
+      instanceId,
+      runDir: place,
+      stdoutPath: `${place}.stdout`,
+      stderrPath: `${place}.stderr`,
+      argv,
+      cwd: work.cwd,
+      environment: new Map(Object.entries({ ...environment, STEWARD_INSTANCE: instanceId })),
+      account: work.account,
+    });
+    this.track(launched);
+    this.#exits.push(launched.exited);
+    return launched;
+  }
+
+  async run(argv: readonly string[], work: Work = {}): Promise<Launched> {
+    const launched = await this.launch(argv, work);
+    await launched.release();
+    return launched;
+  }
+
+  track(instance: InstanceReference): void {
+    this.#instances.push(instance);
+  }
+
+  output({ runDir }: InstanceReference, stream: "stdout" | "stderr" = "stdout"): string {
+    return readFileSync(`${runDir}.${stream}`, "utf8");
+  }
+
+  async clear(): Promise<void> {
+    for (const instance of this.#instances) {
+      await this.leftovers.kill(instance);
+      signalProcess(instance.identity, "SIGKILL");
+    }
+    await Promise.all(this.#exits);
+    rmSync(this.directory, { recursive: true, force: true });
+  }
+}
+
+export const fixture = (name: string): string => new URL(`../fixtures/${name}`, import.meta.url).pathname;
