@@ -22,6 +22,7 @@ import { detailTypes } from "./detail-types.ts";
 import { clientGone, RpcError } from "./errors.ts";
 import { translateInPlace } from "./framework-errors.ts";
 import type { AnyResponse } from "./handler.ts";
+import { bodyOf } from "./http1-body.ts";
 import { unwrapShared } from "./interruptible-stream.ts";
 import type { Limits } from "./limits.ts";
 import { type HttpHandler, type HttpRequest, type HttpResponse, pathOf } from "./pages.ts";
@@ -88,9 +89,10 @@ export class ConnectAdapter {
       const values = createContextValues().set(exchangeKey, exchange);
       const universal = universalRequestFromNodeRequest(request, response, undefined, values);
       exchange.transport = universal.signal;
-      const answer = await handle(universal);
+      const answer = await handle(
+        "stream" in request ? universal : { ...universal, body: bodyOf(request, response, this.#limits) },
+      );
       if (!exchange.isPastGate) call.end(new RpcError(Code.Unknown, `HTTP status ${answer.status}`, []));
-      if (request.httpVersionMajor === 1 && !request.complete && isLong(request)) endConnectionAfter(response);
       await universalResponseToNodeResponse(answer, response);
     } catch (error) {
       // Most often the client hung up in the middle, and so did a thousand others.
@@ -190,11 +192,6 @@ function peerOf({ socket }: HttpRequest): string {
 
 function textOf(header: string | string[] | undefined): string | undefined {
   return typeof header === "string" ? header : header?.[0];
-}
-
-/** A short rest of a body is read and thrown away: a connection that ends while the client still writes costs it our answer. */
-function isLong(request: HttpRequest): boolean {
-  return Number(request.headers["content-length"] ?? 0) > 65_536;
 }
 
 function reset(request: HttpRequest): void {

@@ -15,6 +15,9 @@ export interface Limits {
   readonly firstByteMs: number;
   readonly headersMs: number;
   readonly requestMs: number;
+  /** What is still read of an HTTP/1.1 request that was answered before its body was complete, and for how long. */
+  readonly restBytes: number;
+  readonly restMs: number;
   /** A connection is pinged so often, and dropped if the answer takes longer than this. */
   readonly pingEveryMs: number;
   readonly pingTimeoutMs: number;
@@ -35,6 +38,8 @@ export const defaultLimits: Limits = {
   firstByteMs: 10_000,
   headersMs: 20_000,
   requestMs: 60_000,
+  restBytes: 16 * 1024 * 1024,
+  restMs: 5_000,
   pingEveryMs: 30_000,
   pingTimeoutMs: 10_000,
   connectionAgeMs: 30 * 60_000,

@@ -1,9 +1,10 @@
 import { once } from "node:events";
-import { request as http1Request } from "node:http";
 import { connect as http2Connect, type IncomingHttpHeaders } from "node:http2";
+import { connect } from "node:net";
 import { Code, ConnectError } from "@connectrpc/connect";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { ErrorInfoSchema } from "../../gen/google/rpc/error_details_pb.ts";
+import { eventually } from "../support/eventually.ts";
 import { goodSecret, type Rig, registryClient, startRig, transportNames } from "./rig.ts";
 
 let rig: Rig;
@@ -66,22 +67,38 @@ describe.each(transportNames)("over %s", (transport) => {
   });
 });
 
-test("over HTTP/1.1 a caller without a token is answered before it sends its body, and the connection ends", async () => {
-  const request = http1Request({
-    port: rig.connectPort,
-    method: "POST",
-    path: "/steward.v1.ServiceRegistry/List",
-    headers: { "content-type": "application/json", "content-length": 1_000_000 },
+describe("over HTTP/1.1 a caller without a token is answered before it sends its body", () => {
+  const head = [
+    "POST /steward.v1.ServiceRegistry/List HTTP/1.1",
+    "host: steward",
+    "content-type: application/json",
+    "content-length: 1000000",
+    "",
+    "",
+  ].join("\r\n");
+
+  test("and the connection is good for another call once the body was sent", async () => {
+    await using caller = await dial(rig.connectPort);
+    caller.socket.write(head);
+    await caller.received(/HTTP\/1\.1 401/);
+    caller.socket.write(Buffer.alloc(1_000_000, " "));
+    caller.socket.write("GET /healthz HTTP/1.1\r\nhost: steward\r\n\r\n");
+
+    await caller.received(/HTTP\/1\.1 200/);
   });
-  request.flushHeaders();
 
-  const [response] = await once(request, "response");
+  test.each([
+    ["does not come", { restMs: 100 }, 0],
+    ["is longer than anybody reads for nothing", { restBytes: 100_000 }, 900_000],
+  ])("and the connection ends when the body %s", async (_, limits, bytes) => {
+    await using strict = await startRig({}, { limits });
+    await using caller = await dial(strict.connectPort);
+    caller.socket.write(head);
+    await caller.received(/HTTP\/1\.1 401/);
+    caller.socket.write(Buffer.alloc(bytes));
 
-  expect(response.statusCode).toBe(401);
-  expect(response.headers.connection).toBe("close");
-  response.resume();
-  await once(response, "close");
-  request.destroy();
+    await caller.closed;
+  });
 });
 
 test.each([
@@ -134,6 +151,26 @@ test("tokens never reach the log", async () => {
   expect(rig.log.some(({ code }) => code === "Unauthenticated")).toBe(true);
   expect(JSON.stringify(rig.log)).not.toContain("sts_");
 });
+
+/** A bare connection, and what came over it. */
+async function dial(port: number) {
+  const socket = connect(port, "127.0.0.1");
+  const closed = new Promise<void>((resolve) => socket.once("close", () => resolve()));
+  // A connection that the server ends while we write is reset.
+  socket.on("error", () => undefined);
+  let text = "";
+  socket.on("data", (chunk: Buffer) => (text += chunk.toString("latin1")));
+  await once(socket, "connect");
+  return {
+    socket,
+    closed,
+    received: (expected: RegExp) => eventually(() => expected.test(text)),
+    [Symbol.asyncDispose]: async () => {
+      socket.destroy();
+      await closed;
+    },
+  };
+}
 
 function isUnauthenticated(headers: IncomingHttpHeaders): boolean {
   return String(headers["grpc-status"]) === String(Code.Unauthenticated);
