@@ -30,6 +30,8 @@ export interface Config {
   readonly publicUrl: string;
   /** A file with the 32-byte secret that tokens are hashed with, in base64. Default: made in the state directory. */
   readonly pepperFile: string;
+  /** Where a test has the server killed; undefined: nowhere. Read from STEWARD_FAIL_POINT alone. */
+  readonly failPoint: string | undefined;
   /** What services may inherit of our own environment: JupyterHub's nine variables, as far as they are set. */
   readonly inheritedEnvironment: Readonly<Record<string, string>>;
 }
@@ -160,6 +162,7 @@ export function readConfig(
     logKeepBytes: reader.number("log-keep", 1, 1_048_576) * 1_048_576,
     publicUrl: reader.url("public-url", ["http:", "https:"])?.replace(/\/$/, "") ?? "",
     pepperFile: resolve(reader.text("pepper-file") ?? join(stateDir, "pepper")),
+    failPoint: environment["STEWARD_FAIL_POINT"],
     inheritedEnvironment: inherited(environment),
   };
   reader.throwIfWrong();

@@ -17,6 +17,7 @@ import { Authenticator } from "./registry/authenticator.ts";
 import { Services } from "./registry/services.ts";
 import { Tokens } from "./registry/tokens.ts";
 import { EventLog } from "./rpc/event-log.ts";
+import { Explaining } from "./rpc/explain.ts";
 import { serve } from "./rpc/handler.ts";
 import { Metrics } from "./rpc/metrics.ts";
 import { RpcServer } from "./rpc/rpc-server.ts";
@@ -170,6 +171,10 @@ async function start(config: Config, log: Logger, version: string, started: Stac
     leftovers,
     budget: new RestartBudget(clock),
     drainMs: config.drainMs,
+    routes: keeper !== undefined,
+    reach: (point) => {
+      if (point === config.failPoint) process.kill(process.pid, "SIGKILL");
+    },
     onFailure: (error, service) => log.warn({ err: error, service }, "the supervisor of a service failed"),
     stateDir: config.stateDir,
     feed,
@@ -222,6 +227,18 @@ async function start(config: Config, log: Logger, version: string, started: Stac
             instances: store.instances,
             routes: store.routes,
             output: { logs: (request) => supervisor.logs(request) },
+            processes: { signal: (service, o) => supervisor.signal(service, o) },
+            explaining: new Explaining({
+              registry: services,
+              observed: {
+                get queuedStarts() {
+                  return supervisor.queuedStarts;
+                },
+                probeResults: (service) => supervisor.probeResults(service),
+                lastLines: (service, count) => supervisor.lastLines(service, count),
+              },
+              isRouted: keeper !== undefined,
+            }),
             repair: { reconcile: async (o) => (await keeper?.reconcile(o)) ?? noRoutes },
             events: new EventLog(store.events, storeUid),
             watch: new EventWatch({ feed, clock }),

@@ -20,6 +20,14 @@ const processFields = new Set([
   "stop_grace",
   "readiness_timeout",
   "min_ready",
+  "stop_signal",
+  "drain",
+  "limits",
+  "startup_probe",
+  "readiness_probe",
+  "liveness_probe",
+  "depends_on",
+  "update_strategy",
 ]);
 
 /** Reads a YAML or JSON file, `-` for standard input: `services:` with one entry a service, and optionally `set: NAME`. */
@@ -64,7 +72,9 @@ function nest(entry: JsonObject): JsonObject {
     (processFields.has(field) ? process : spec)[field] = value;
   }
   if (typeof process["command"] === "string") process["command"] = [process["command"]];
-  return Object.keys(process).length > 0 ? { ...spec, managed: process } : { ...spec, external: {} };
+  const { probe, ...rest } = spec;
+  if (Object.keys(process).length > 0) return { ...spec, managed: process };
+  return { ...rest, external: probe === undefined ? {} : { probe } };
 }
 
 function readText(path: string): string {

@@ -1,6 +1,6 @@
 import type { Route } from "./route.ts";
 import type { Service, Wish } from "./service.ts";
-import type { InstanceExit } from "./status.ts";
+import type { Condition, InstanceExit } from "./status.ts";
 
 /** A place in the log of one store: everything up to and including `revision`. */
 export interface Cursor {
@@ -51,12 +51,21 @@ export type EventBody =
       readonly exit: InstanceExit;
     }
   | { readonly type: "instance_adopted"; readonly instanceId: string; readonly pid: number | undefined }
+  | { readonly type: "instance_promoted"; readonly instanceId: string; readonly pid: number | undefined }
+  | { readonly type: "instance_signalled"; readonly instanceId: string; readonly signal: string }
   | { readonly type: "restart_scheduled"; readonly attempt: number; readonly nextStartTime: Date }
   | { readonly type: "crash_loop_entered"; readonly attempt: number; readonly nextStartTime: Date }
   | { readonly type: "service_stopped" }
   | { readonly type: "service_completed" }
   | { readonly type: "service_failed" }
   | { readonly type: "service_stop_failed" }
+  | { readonly type: "service_waiting" }
+  | { readonly type: "update_failed" }
+  | { readonly type: "service_reset" }
+  | { readonly type: "service_up" }
+  | { readonly type: "service_down" }
+  | { readonly type: "condition_raised"; readonly condition: Condition }
+  | { readonly type: "condition_cleared"; readonly condition: Condition }
   | { readonly type: "route_pending"; readonly route: Route }
   | { readonly type: "route_programmed"; readonly route: Route }
   | { readonly type: "route_degraded"; readonly route: Route }
@@ -69,4 +78,6 @@ export type EventBody =
   | { readonly type: "token_rotated"; readonly tokenId: string; readonly replacedBy: string }
   | { readonly type: "token_revoked"; readonly tokenId: string }
   | { readonly type: "server_started" }
-  | { readonly type: "server_stopped" };
+  | { readonly type: "server_stopped" }
+  | { readonly type: "disk_full" }
+  | { readonly type: "disk_freed" };

@@ -1,4 +1,7 @@
+import { checkDependencies, type Dependency } from "./dependency.ts";
 import { type FieldViolation, invalid } from "./errors.ts";
+import type { Limits } from "./limits.ts";
+import { type ProbeInput, parseProbe } from "./probe.ts";
 import {
   defaultRestartPolicy,
   type JsonValue,
@@ -6,12 +9,14 @@ import {
   managedDefaults,
   type RestartPolicy,
   type ServiceSpec,
+  type StopSignal,
+  type UpdateStrategy,
 } from "./service.ts";
-import { type ForbiddenTarget, parseServiceUrl } from "./service-url.ts";
+import { type ForbiddenTarget, parseServiceUrl, picksPort } from "./service-url.ts";
 
 /** A spec as a client wrote it: anything may be missing or wrong. */
 export interface ServiceSpecInput {
-  readonly kind?: ManagedSpecInput | { readonly type: "external" } | undefined;
+  readonly kind?: ManagedSpecInput | ExternalSpecInput | undefined;
   readonly admin?: boolean | undefined;
   readonly url?: string | undefined;
   /** Write-only; empty or undefined: none, or in an update the one it has. */
@@ -33,6 +38,19 @@ export interface ManagedSpecInput {
   readonly stopGraceMs?: number | undefined;
   readonly readinessTimeoutMs?: number | undefined;
   readonly minReadyMs?: number | undefined;
+  readonly stopSignal?: StopSignal | undefined;
+  readonly drainMs?: number | undefined;
+  readonly limits?: Limits | undefined;
+  readonly startupProbe?: ProbeInput | undefined;
+  readonly readinessProbe?: ProbeInput | undefined;
+  readonly livenessProbe?: ProbeInput | undefined;
+  readonly dependsOn?: readonly Dependency[] | undefined;
+  readonly updateStrategy?: UpdateStrategy | undefined;
+}
+
+export interface ExternalSpecInput {
+  readonly type: "external";
+  readonly probe?: ProbeInput | undefined;
 }
 
 export interface SpecRules {
@@ -69,7 +87,7 @@ export function parseServiceSpec(name: string, input: ServiceSpecInput, rules: S
   const violations: FieldViolation[] = [];
   const url = parseUrl(input, rules, violations);
   const apiToken = parseApiToken(input.apiToken, `${rules.field}.api_token`, violations);
-  const kind = parseKind(input.kind, rules.field, violations);
+  const kind = parseKind(name, input, rules.field, violations);
   const oauthClientId = parseClientId(
     input.oauthClientId || `service-${name}`,
     `${rules.field}.oauth_client_id`,
@@ -128,14 +146,24 @@ function parseClientId(id: string, field: string, violations: FieldViolation[]):
   return id;
 }
 
-function parseKind(kind: ServiceSpecInput["kind"], field: string, violations: FieldViolation[]): ServiceSpec["kind"] {
-  if (kind?.type === "managed") return parseManaged(kind, `${field}.managed`, violations);
+function parseKind(
+  name: string,
+  { kind, url }: ServiceSpecInput,
+  field: string,
+  violations: FieldViolation[],
+): ServiceSpec["kind"] {
+  if (kind?.type === "managed") return parseManaged(kind, { name, url, field: `${field}.managed` }, violations);
   if (kind === undefined)
     violations.push({ field: `${field}.kind`, description: 'must be set: "managed" or "external"' });
-  return { type: "external" };
+  const at = { role: "external", field: `${field}.external.probe`, hasUrl: Boolean(url) } as const;
+  return { type: "external", probe: parseProbe(kind?.probe, at, violations) };
 }
 
-function parseManaged(input: ManagedSpecInput, field: string, violations: FieldViolation[]): ManagedSpec {
+function parseManaged(
+  input: ManagedSpecInput,
+  { name, url, field }: { name: string; url: string | undefined; field: string },
+  violations: FieldViolation[],
+): ManagedSpec {
   const command = parseCommand(input.command, `${field}.command`, violations);
   checkEnvironment(input.environment ?? {}, `${field}.environment`, violations);
   checkText(input.cwd ?? "", `${field}.cwd`, violations);
@@ -143,7 +171,16 @@ function parseManaged(input: ManagedSpecInput, field: string, violations: FieldV
   if (input.cwd && !input.cwd.startsWith("/"))
     violations.push({ field: `${field}.cwd`, description: "must be an absolute path" });
   const restartPolicy = parsePolicy(input.restartPolicy ?? {}, `${field}.restart_policy`, violations);
+  const dependsOn = input.dependsOn ?? [];
+  checkDependencies(name, dependsOn, `${field}.depends_on`, violations);
+  if (input.updateStrategy === "rolling" && !(URL.canParse(url ?? "") && picksPort(url))) {
+    violations.push({
+      field: `${field}.update_strategy`,
+      description: "ROLLING needs a url with port 0, so that two processes can listen at once",
+    });
+  }
   return {
+    ...parseProbes(input, { field, hasUrl: Boolean(url) }, violations),
     type: "managed",
     command,
     environment: input.environment ?? {},
@@ -153,6 +190,32 @@ function parseManaged(input: ManagedSpecInput, field: string, violations: FieldV
     stopGraceMs: input.stopGraceMs ?? managedDefaults.stopGraceMs,
     readinessTimeoutMs: input.readinessTimeoutMs ?? managedDefaults.readinessTimeoutMs,
     minReadyMs: input.minReadyMs ?? managedDefaults.minReadyMs,
+    stopSignal: input.stopSignal ?? managedDefaults.stopSignal,
+    drainMs: input.drainMs,
+    limits: input.limits ?? {},
+    dependsOn,
+    updateStrategy: input.updateStrategy ?? managedDefaults.updateStrategy,
+  };
+}
+
+/** One descriptor can tell one readiness: the startup, or without a startup probe the readiness. */
+function parseProbes(
+  input: ManagedSpecInput,
+  { field, hasUrl }: { field: string; hasUrl: boolean },
+  violations: FieldViolation[],
+): Pick<ManagedSpec, "startupProbe" | "readinessProbe" | "livenessProbe"> {
+  const parse = (probe: ProbeInput | undefined, role: "startup" | "readiness" | "liveness") =>
+    parseProbe(probe, { role, field: `${field}.${role}_probe`, hasUrl }, violations);
+  if (input.startupProbe !== undefined && input.readinessProbe?.action?.kind === "notify") {
+    violations.push({
+      field: `${field}.readiness_probe.notify`,
+      description: "cannot stand beside a startup probe: what is told once is a startup",
+    });
+  }
+  return {
+    startupProbe: parse(input.startupProbe, "startup"),
+    readinessProbe: parse(input.readinessProbe, "readiness"),
+    livenessProbe: parse(input.livenessProbe, "liveness"),
   };
 }
 
@@ -199,8 +262,13 @@ function parsePolicy(
     mode: input.mode ?? defaultRestartPolicy.mode,
     baseDelayMs: input.baseDelayMs ?? defaultRestartPolicy.baseDelayMs,
     maxDelayMs: input.maxDelayMs ?? Math.max(defaultRestartPolicy.maxDelayMs, input.baseDelayMs ?? 0),
+    multiplier: input.multiplier ?? defaultRestartPolicy.multiplier,
     resetAfterMs: input.resetAfterMs ?? defaultRestartPolicy.resetAfterMs,
+    immediateAfterMs: input.immediateAfterMs ?? defaultRestartPolicy.immediateAfterMs,
     maxRestarts: input.maxRestarts,
+    noRestartExitCodes: input.noRestartExitCodes ?? defaultRestartPolicy.noRestartExitCodes,
+    crashLoopExits: input.crashLoopExits ?? defaultRestartPolicy.crashLoopExits,
+    crashLoopWindowMs: input.crashLoopWindowMs ?? defaultRestartPolicy.crashLoopWindowMs,
   };
   if (policy.maxDelayMs < policy.baseDelayMs)
     violations.push({ field: `${field}.max_delay`, description: "must not be shorter than base_delay" });

@@ -1,3 +1,6 @@
+import type { Dependency } from "./dependency.ts";
+import type { Limits } from "./limits.ts";
+import type { Probe } from "./probe.ts";
 import type { Route } from "./route.ts";
 import type { ServiceStatus } from "./status.ts";
 
@@ -28,20 +31,47 @@ export interface ManagedSpec {
   readonly stopGraceMs: number;
   readonly readinessTimeoutMs: number;
   readonly minReadyMs: number;
+  readonly stopSignal: StopSignal;
+  /** Undefined: as long as the server says. */
+  readonly drainMs: number | undefined;
+  readonly limits: Limits;
+  readonly startupProbe: Probe | undefined;
+  /** Undefined: a request at the public prefix where there is a url, else being up for minReadyMs. */
+  readonly readinessProbe: Probe | undefined;
+  readonly livenessProbe: Probe | undefined;
+  readonly dependsOn: readonly Dependency[];
+  readonly updateStrategy: UpdateStrategy;
 }
+
+/** What asks a process group to end. */
+export type StopSignal = (typeof stopSignals)[number];
+
+export const stopSignals = ["SIGTERM", "SIGINT", "SIGQUIT", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGKILL"] as const;
+
+/** recreate: never two processes at once. rolling: the new one is ready before the old one leaves. */
+export type UpdateStrategy = "recreate" | "rolling";
 
 /** Somebody else runs it. */
 export interface ExternalSpec {
   readonly type: "external";
+  /** Undefined: a request at the public prefix where there is a url, else nothing. */
+  readonly probe: Probe | undefined;
 }
 
 export interface RestartPolicy {
   readonly mode: "always" | "on_failure" | "never";
   readonly baseDelayMs: number;
   readonly maxDelayMs: number;
+  readonly multiplier: number;
   readonly resetAfterMs: number;
+  /** So long a readiness earns a first restart at once. */
+  readonly immediateAfterMs: number;
   /** Undefined: never gives up. */
   readonly maxRestarts: number | undefined;
+  /** Codes that mean: starting again does not help. */
+  readonly noRestartExitCodes: readonly number[];
+  readonly crashLoopExits: number;
+  readonly crashLoopWindowMs: number;
 }
 
 export type JsonValue = null | boolean | number | string | readonly JsonValue[] | { readonly [key: string]: JsonValue };
@@ -57,6 +87,8 @@ export interface Service {
   readonly wish: Wish;
   /** Raised by each change that asks for a new process. Starts at 1. */
   readonly generation: number;
+  /** Raised by each reset: what failed before it is forgotten. */
+  readonly resets: number;
   /** Raised by each change of spec or wish, never by status. The etag is made of it. */
   readonly version: number;
   readonly status: ServiceStatus;
@@ -76,11 +108,22 @@ export const defaultRestartPolicy: RestartPolicy = {
   mode: "always",
   baseDelayMs: 1_000,
   maxDelayMs: 60_000,
+  multiplier: 2,
   resetAfterMs: 120_000,
+  immediateAfterMs: 10_000,
   maxRestarts: undefined,
+  noRestartExitCodes: [],
+  crashLoopExits: 5,
+  crashLoopWindowMs: 300_000,
 };
 
-export const managedDefaults = { stopGraceMs: 10_000, readinessTimeoutMs: 30_000, minReadyMs: 1_000 } as const;
+export const managedDefaults = {
+  stopGraceMs: 10_000,
+  readinessTimeoutMs: 30_000,
+  minReadyMs: 1_000,
+  stopSignal: "SIGTERM",
+  updateStrategy: "recreate",
+} as const;
 
 export function isManaged(service: Service): service is ManagedService {
   return service.spec.kind.type === "managed";

@@ -1,5 +1,5 @@
 import { invalid } from "./errors.ts";
-import type { ServiceSpec } from "./service.ts";
+import type { ManagedSpec, ServiceSpec } from "./service.ts";
 import type { ManagedSpecInput, ServiceSpecInput } from "./service-spec.ts";
 
 /** The fields of a spec that a client may change, by their path in the proto. */
@@ -23,11 +23,21 @@ const managedFields: Readonly<Record<string, Exclude<keyof ManagedSpecInput, "ty
   "spec.managed.stop_grace": "stopGraceMs",
   "spec.managed.readiness_timeout": "readinessTimeoutMs",
   "spec.managed.min_ready": "minReadyMs",
+  "spec.managed.stop_signal": "stopSignal",
+  "spec.managed.drain": "drainMs",
+  "spec.managed.limits": "limits",
+  "spec.managed.startup_probe": "startupProbe",
+  "spec.managed.readiness_probe": "readinessProbe",
+  "spec.managed.liveness_probe": "livenessProbe",
+  "spec.managed.depends_on": "dependsOn",
+  "spec.managed.update_strategy": "updateStrategy",
 };
+
+const externalProbe = "spec.external.probe";
 
 const wholeKinds = new Set(["spec.managed", "spec.external"]);
 
-/** A change of one of these asks for a new process; a change of anything else leaves it running. */
+/** A change of one of these asks for a new process; a change of anything else leaves it running, unless it is given another descriptor to tell its readiness. */
 const restartingPaths = new Set([
   "spec.url",
   "spec.api_token",
@@ -38,6 +48,7 @@ const restartingPaths = new Set([
   "spec.managed.environment",
   "spec.managed.cwd",
   "spec.managed.user",
+  "spec.managed.limits",
 ]);
 
 /**
@@ -67,16 +78,30 @@ export function diffSpecs(before: ServiceSpec, after: ServiceSpec): { paths: str
   else if (before.kind.type === "managed" && after.kind.type === "managed") {
     for (const [path, key] of Object.entries(managedFields))
       if (!equal(before.kind[key], after.kind[key])) paths.push(path);
+  } else if (before.kind.type === "external" && after.kind.type === "external") {
+    if (!equal(before.kind.probe, after.kind.probe)) paths.push(externalProbe);
   }
-  return { paths, restarts: paths.some((path) => restartingPaths.has(path)) };
+  return { paths, restarts: paths.some((path) => restartingPaths.has(path)) || notifyFd(before) !== notifyFd(after) };
+}
+
+/** The descriptor on which a process tells that it is ready: it is given at the start. */
+export function notifyDescriptor({ startupProbe, readinessProbe }: ManagedSpec): number | undefined {
+  const action = (startupProbe ?? readinessProbe)?.action;
+  return action?.kind === "notify" ? action.fd : undefined;
+}
+
+function notifyFd({ kind }: ServiceSpec): number | undefined {
+  return kind.type === "managed" ? notifyDescriptor(kind) : undefined;
 }
 
 function isKnown(path: string): boolean {
-  return path === "*" || path === "spec" || wholeKinds.has(path) || path in commonFields || path in managedFields;
+  if (path === "*" || path === "spec" || path === externalProbe || wholeKinds.has(path)) return true;
+  return path in commonFields || path in managedFields;
 }
 
 function unknownPath(path: string): { field: string; description: string } {
-  const allowed = ["*", "spec", ...wholeKinds, ...Object.keys(commonFields), ...Object.keys(managedFields)].join(", ");
+  const fields = [...Object.keys(commonFields), ...Object.keys(managedFields), externalProbe];
+  const allowed = ["*", "spec", ...wholeKinds, ...fields].join(", ");
   return { field: "update_mask", description: `${JSON.stringify(path)} cannot be changed; allowed are ${allowed}` };
 }
 
@@ -98,6 +123,11 @@ function isGiven(value: unknown): boolean {
 
 function take(merged: ServiceSpecInput, next: ServiceSpecInput, path: string): ServiceSpecInput {
   if (wholeKinds.has(path)) return { ...merged, kind: next.kind };
+  if (path === externalProbe)
+    return {
+      ...merged,
+      kind: { type: "external", probe: next.kind?.type === "external" ? next.kind.probe : undefined },
+    };
   const common = commonFields[path];
   if (common !== undefined)
     return { ...merged, [common]: common === "apiToken" ? (next.apiToken ?? "") : next[common] };

@@ -4,7 +4,7 @@ import type { Service, ServiceSpec } from "../domain/service.ts";
 import { serviceExists } from "../domain/service-name.ts";
 import { parseServiceSpec, type ServiceSpecInput, type SpecRules, specToInput } from "../domain/service-spec.ts";
 import { diffSpecs, mergeSpec } from "../domain/spec-update.ts";
-import { endedStates, type ServiceStatus } from "../domain/status.ts";
+import { blankStatus, endedStates, type ServiceStatus } from "../domain/status.ts";
 import type { TokenKeys } from "../domain/token-secret.ts";
 import { type Call, checkEtag, checkNotDeleting, eventOf } from "./call.ts";
 import type { RegistryTransaction } from "./writer.ts";
@@ -236,26 +236,8 @@ async function supplyToken(
 
 /** The status of a service that is new. */
 function firstStatus(spec: ServiceSpec, now: Date): ServiceStatus {
-  const external = spec.kind.type === "external";
-  return {
-    state: external ? "external" : "pending",
-    ready: false,
-    reason: "",
-    message: "",
-    observedGeneration: 0,
-    instanceId: undefined,
-    pid: undefined,
-    startTime: undefined,
-    readyTime: undefined,
-    lastExit: undefined,
-    restarts: 0,
-    failures: 0,
-    recentFailures: [],
-    nextStartTime: undefined,
-    url: external ? spec.url : undefined,
-    published: external && spec.url !== undefined,
-    transitionTime: now,
-  };
+  if (spec.kind.type === "managed") return { ...blankStatus, state: "pending", transitionTime: now };
+  return { ...blankStatus, state: "external", url: spec.url, published: spec.url !== undefined, transitionTime: now };
 }
 
 async function written(tx: RegistryTransaction, uid: string): Promise<Service> {

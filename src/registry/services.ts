@@ -1,22 +1,22 @@
 import type { Clock } from "../domain/clock.ts";
-import { AppError, invalid, serviceNotFound } from "../domain/errors.ts";
+import { invalid, serviceNotFound } from "../domain/errors.ts";
 import { serviceFilter } from "../domain/filter.ts";
 import { decodePageToken, encodePageToken, pageSizeOf } from "../domain/page.ts";
-import { isManaged, type Service } from "../domain/service.ts";
+import type { Service } from "../domain/service.ts";
 import { nameKey, parseServiceName } from "../domain/service-name.ts";
 import type { ServiceSpecInput, SpecRules } from "../domain/service-spec.ts";
-import { endedStates } from "../domain/status.ts";
 import type { TokenKeys } from "../domain/token-secret.ts";
-import { type Call, checkEtag, checkNotDeleting, eventOf } from "./call.ts";
+import type { Call } from "./call.ts";
 import {
   type ChangeTools,
   createService,
   deleteService,
   type HostChecks,
-  lockService,
   type Outcome,
   updateService,
 } from "./changes.ts";
+import { checkDependents, checkUnused } from "./dependencies.ts";
+import { decideRestart, decideStart, decideStop, resetService, stopServices, wishService } from "./wishes.ts";
 import { type RegistryStore, type RegistryTransaction, type RegistryWritten, Writer } from "./writer.ts";
 
 /** What the registry needs of the store to read services. */
@@ -69,9 +69,12 @@ export class Services {
 
   async create(call: Call, request: { name: string; spec: ServiceSpecInput }): Promise<Changed> {
     const name = parseServiceName(request.name, "service_id");
-    return this.#change(call, (tx) =>
-      createService(tx, call, this.#tools, { name, spec: request.spec, setName: "", field: "service.spec" }),
-    );
+    const field = "service.spec";
+    return this.#change(call, async (tx) => {
+      const outcome = await createService(tx, call, this.#tools, { name, spec: request.spec, setName: "", field });
+      await checkDependents(tx, [{ ...outcome, field }]);
+      return outcome;
+    });
   }
 
   async get(name: string): Promise<{ service: Service; revision: bigint }> {
@@ -126,11 +129,10 @@ export class Services {
   ): Promise<Changed> {
     const field = "service.spec";
     return this.#change(call, async (tx) => {
-      const service = await tx.serviceByName(request.name, { lock: true });
-      if (service?.name === request.name) return updateService(tx, call, this.#tools, { ...request, service, field });
-      if (!request.allowMissing) throw serviceNotFound(request.name);
-      const name = parseServiceName(request.name, "service.name");
-      return createService(tx, call, this.#tools, { name, spec: request.spec, setName: "", field });
+      const outcome = await this.#updateOne(tx, call, { ...request, field });
+      if (outcome.action === "create" || changesDependencies(outcome))
+        await checkDependents(tx, [{ ...outcome, field }]);
+      return outcome;
     });
   }
 
@@ -147,6 +149,7 @@ export class Services {
           if (request.allowMissing) return undefined;
           throw serviceNotFound(request.name);
         }
+        if (!request.force && service.wish !== "deleted") await checkUnused(tx, [service]);
         return deleteService(tx, call, this.#tools, { ...request, service });
       },
       (written) => ({ service: written.value?.service, revision: written.value === undefined ? 0n : written.revision }),
@@ -189,50 +192,31 @@ export class Services {
 
   /** Wishes a managed service running; one that ended or waits to restart is started at once. */
   async start(call: Call, request: { name: string; etag: string }): Promise<Changed> {
-    return this.#wish(call, request, (service) => {
-      const rests =
-        endedStates.has(service.status.state) || ["backing_off", "crash_loop"].includes(service.status.state);
-      if (service.wish === "running" && !rests) return undefined;
-      return { wish: "running", generation: service.generation + 1 };
-    });
+    return this.#change(call, (tx) => wishService(tx, call, request, decideStart));
   }
 
   async stop(call: Call, request: { name: string; etag: string }): Promise<Changed> {
-    return this.#wish(call, request, (service) =>
-      service.wish === "stopped" ? undefined : { wish: "stopped", generation: service.generation },
-    );
+    return this.#change(call, (tx) => wishService(tx, call, request, decideStop));
   }
 
   /** Asks for a new process. */
   async restart(call: Call, request: { name: string; etag: string }): Promise<Changed> {
-    return this.#wish(call, request, (service) => ({ wish: "running", generation: service.generation + 1 }));
+    return this.#change(call, (tx) => wishService(tx, call, request, decideRestart));
   }
 
-  async #wish(
-    call: Call,
-    request: { name: string; etag: string },
-    decide: (service: Service) => { wish: "running" | "stopped"; generation: number } | undefined,
-  ): Promise<Changed> {
-    return this.#change(call, async (tx) => {
-      const service = await lockService(tx, request.name);
-      checkNotDeleting(service);
-      checkEtag(service, request.etag);
-      if (!isManaged(service)) throw notManaged(service);
-      const decision = decide(service);
-      const outcome = { paths: [], restarts: false, warnings: [] } as const;
-      if (decision === undefined) return { ...outcome, action: "unchanged", service };
-      await tx.updateService(service, { ...decision, version: service.version + 1 });
-      const changed = { ...service, ...decision, version: service.version + 1 };
-      tx.append(
-        eventOf(
-          call,
-          changed,
-          { type: "wish_changed", wish: decision.wish },
-          `${call.principal.name} asked for ${call.method.split("/").at(-1)?.toLowerCase() ?? "it"}`,
-        ),
-      );
-      return { ...outcome, action: "update", service: changed };
-    });
+  /** Wishes all managed services stopped that match, in one transaction; returns their names. */
+  async stopAll(call: Call, request: { filter: string }): Promise<{ names: string[]; revision: bigint }> {
+    const matches = serviceFilter(request.filter);
+    return this.#writer.run(
+      call,
+      (tx) => stopServices(tx, call, matches),
+      ({ value, revision }) => ({ names: value.map(({ service }) => service.name), revision }),
+    );
+  }
+
+  /** Forgets what failed. */
+  async reset(call: Call, request: { name: string; etag: string }): Promise<Changed> {
+    return this.#change(call, (tx) => resetService(tx, call, request));
   }
 
   async #applyAll(
@@ -251,13 +235,51 @@ export class Services {
         field: `services[${index}]`,
       });
     }
-    if (!request.prune) return outcomes;
-    const listed = new Set(request.services.map(({ name }) => nameKey(name)));
-    for (const service of await tx.servicesOfSet(request.setName)) {
+    const dependents = outcomes.map((outcome, index) => ({ ...outcome, field: `services[${index}].spec` }));
+    const pruned = request.prune ? await this.#prune(tx, call, request) : [];
+    await checkDependents(
+      tx,
+      dependents.filter(({ action }) => action !== "unchanged"),
+    );
+    await checkUnused(
+      tx,
+      pruned.map(({ service }) => service),
+    );
+    return [...outcomes, ...pruned];
+  }
+
+  /** Deletes what the set has and the request does not list. */
+  async #prune(
+    tx: RegistryTransaction,
+    call: Call,
+    { services, setName }: { services: readonly { name: string }[]; setName: string },
+  ): Promise<Outcome[]> {
+    const listed = new Set(services.map(({ name }) => nameKey(name)));
+    const pruned: Outcome[] = [];
+    for (const service of await tx.servicesOfSet(setName)) {
       if (listed.has(nameKey(service.name)) || service.wish === "deleted") continue;
-      outcomes.push(await deleteService(tx, call, this.#tools, { service, etag: "", force: true }));
+      pruned.push(await deleteService(tx, call, this.#tools, { service, etag: "", force: true }));
     }
-    return outcomes;
+    return pruned;
+  }
+
+  async #updateOne(
+    tx: RegistryTransaction,
+    call: Call,
+    request: {
+      name: string;
+      etag: string;
+      spec: ServiceSpecInput;
+      paths: readonly string[] | undefined;
+      allowMissing: boolean;
+      field: string;
+    },
+  ): Promise<Outcome> {
+    const service = await tx.serviceByName(request.name, { lock: true });
+    if (service?.name === request.name) return updateService(tx, call, this.#tools, { ...request, service });
+    if (!request.allowMissing) throw serviceNotFound(request.name);
+    const name = parseServiceName(request.name, "service.name");
+    return createService(tx, call, this.#tools, { name, spec: request.spec, setName: "", field: request.field });
   }
 
   async #applyOne(
@@ -280,6 +302,10 @@ export class Services {
   }
 }
 
+function changesDependencies({ paths }: Outcome): boolean {
+  return paths.includes("spec.managed.depends_on");
+}
+
 function toChanged({ value, revision, services }: RegistryWritten<Outcome>): Changed {
   return { service: services.get(value.service.uid) ?? value.service, revision, warnings: value.warnings };
 }
@@ -295,16 +321,4 @@ function checkDistinct(services: readonly { name: string }[]): void {
       });
     seen.set(nameKey(name), index);
   }
-}
-
-function notManaged(service: Service): AppError {
-  return new AppError(
-    "failed_precondition",
-    "SERVICE_NOT_MANAGED",
-    `${service.name} is managed by somebody else; Steward does not run its process`,
-    {
-      metadata: { service: service.name },
-      resource: { type: "service", name: service.name },
-    },
-  );
 }

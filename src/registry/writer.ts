@@ -12,6 +12,8 @@ export interface RegistryTransaction {
   serviceByName(name: string, o?: { lock?: boolean }): Promise<Service | undefined>;
   serviceByUid(uid: string, o?: { lock?: boolean }): Promise<Service | undefined>;
   servicesOfSet(setName: string): Promise<Service[]>;
+  servicesWished(wish: Wish): Promise<Service[]>;
+  dependencies(): Promise<ReadonlyMap<string, readonly string[]>>;
   insertService(service: {
     readonly name: string;
     readonly uid: string;
@@ -28,6 +30,7 @@ export interface RegistryTransaction {
       readonly apiTokenSealed?: Buffer | null;
       readonly wish?: Wish;
       readonly generation?: number;
+      readonly resets?: number;
       readonly version?: number;
       readonly setName?: string;
       readonly status?: ServiceStatus;

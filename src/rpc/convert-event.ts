@@ -5,7 +5,7 @@ import { invalid } from "../domain/errors.ts";
 import type { Cursor, Event, EventBody, EventType } from "../domain/event.ts";
 import { exitToProto } from "./convert-instance.ts";
 import { routeToProto } from "./convert-route.ts";
-import { wishes } from "./convert-service.ts";
+import { conditionToProto, wishes } from "./convert-service.ts";
 import { timeToProto } from "./convert-time.ts";
 import { invertTable } from "./enum-table.ts";
 
@@ -59,12 +59,18 @@ function payloadOf(body: EventBody): Payload {
     case "instance_unready":
     case "instance_stopping":
     case "instance_adopted":
+    case "instance_promoted":
       return { case: "instance", value: { instanceId: body.instanceId, pid: body.pid ?? 0 } };
     case "instance_exited":
       return {
         case: "instance",
         value: { instanceId: body.instanceId, pid: body.pid ?? 0, exit: exitToProto(body.exit) },
       };
+    case "instance_signalled":
+      return { case: "signal", value: { instanceId: body.instanceId, signal: body.signal } };
+    case "condition_raised":
+    case "condition_cleared":
+      return { case: "condition", value: conditionToProto(body.condition) };
     case "restart_scheduled":
     case "crash_loop_entered":
       return { case: "restart", value: { attempt: body.attempt, nextStartTime: timeToProto(body.nextStartTime) } };
@@ -86,6 +92,13 @@ function payloadOf(body: EventBody): Payload {
     case "service_completed":
     case "service_failed":
     case "service_stop_failed":
+    case "service_waiting":
+    case "update_failed":
+    case "service_reset":
+    case "service_up":
+    case "service_down":
+    case "disk_full":
+    case "disk_freed":
     case "proxy_up":
     case "proxy_down":
     case "server_started":
@@ -106,12 +119,21 @@ export const eventTypes: Readonly<Record<EventType, proto.EventType>> = {
   instance_stopping: proto.EventType.INSTANCE_STOPPING,
   instance_exited: proto.EventType.INSTANCE_EXITED,
   instance_adopted: proto.EventType.INSTANCE_ADOPTED,
+  instance_promoted: proto.EventType.INSTANCE_PROMOTED,
+  instance_signalled: proto.EventType.INSTANCE_SIGNALLED,
   restart_scheduled: proto.EventType.RESTART_SCHEDULED,
   crash_loop_entered: proto.EventType.CRASH_LOOP_ENTERED,
   service_stopped: proto.EventType.SERVICE_STOPPED,
   service_completed: proto.EventType.SERVICE_COMPLETED,
   service_failed: proto.EventType.SERVICE_FAILED,
   service_stop_failed: proto.EventType.SERVICE_STOP_FAILED,
+  service_waiting: proto.EventType.SERVICE_WAITING,
+  update_failed: proto.EventType.UPDATE_FAILED,
+  service_reset: proto.EventType.SERVICE_RESET,
+  service_up: proto.EventType.SERVICE_UP,
+  service_down: proto.EventType.SERVICE_DOWN,
+  condition_raised: proto.EventType.CONDITION_RAISED,
+  condition_cleared: proto.EventType.CONDITION_CLEARED,
   route_pending: proto.EventType.ROUTE_PENDING,
   route_programmed: proto.EventType.ROUTE_PROGRAMMED,
   route_degraded: proto.EventType.ROUTE_DEGRADED,
@@ -125,6 +147,8 @@ export const eventTypes: Readonly<Record<EventType, proto.EventType>> = {
   token_revoked: proto.EventType.TOKEN_REVOKED,
   server_started: proto.EventType.SERVER_STARTED,
   server_stopped: proto.EventType.SERVER_STOPPED,
+  disk_full: proto.EventType.DISK_FULL,
+  disk_freed: proto.EventType.DISK_FREED,
 };
 
 const typeOf = invertTable(eventTypes);

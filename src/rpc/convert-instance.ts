@@ -1,6 +1,6 @@
 import { create } from "@bufbuild/protobuf";
 import * as proto from "../../gen/steward/v1/instance_pb.ts";
-import type { Instance, InstanceExit, InstanceState } from "../domain/status.ts";
+import type { Instance, InstanceExit, InstanceRole, InstanceState } from "../domain/status.ts";
 import { timeToProto } from "./convert-time.ts";
 
 export function instanceToProto(instance: Instance): proto.Instance {
@@ -13,6 +13,7 @@ export function instanceToProto(instance: Instance): proto.Instance {
     // A pid outlives its process only to be given to another one: nobody shall take it for ours.
     pid: instance.state === "ended" ? 0 : (instance.pid ?? 0),
     state: instanceStates[instance.state],
+    role: instanceRoles[instance.role],
     createTime: timeToProto(instance.createTime),
     startTime: timeToProto(instance.startTime),
     readyTime: timeToProto(instance.readyTime),
@@ -38,9 +39,16 @@ export const instanceStates: Readonly<Record<InstanceState, proto.InstanceState>
   ended: proto.InstanceState.ENDED,
 };
 
+export const instanceRoles: Readonly<Record<InstanceRole, proto.InstanceRole>> = {
+  current: proto.InstanceRole.CURRENT,
+  replacement: proto.InstanceRole.REPLACEMENT,
+  retiring: proto.InstanceRole.RETIRING,
+};
+
 export const exitReasons: Readonly<Record<InstanceExit["reason"], proto.InstanceExitReason>> = {
   exited: proto.InstanceExitReason.EXITED,
   signaled: proto.InstanceExitReason.SIGNALED,
   spawn_failed: proto.InstanceExitReason.SPAWN_FAILED,
   lost: proto.InstanceExitReason.LOST,
+  oom_killed: proto.InstanceExitReason.OOM_KILLED,
 };

@@ -2,10 +2,10 @@ import { create } from "@bufbuild/protobuf";
 import * as proto from "../../gen/steward/v1/service_pb.ts";
 import { may, type Principal } from "../domain/principal.ts";
 import { etagOf, type Service, type Wish } from "../domain/service.ts";
-import type { ServiceState, ServiceStatus } from "../domain/status.ts";
+import type { Condition, ConditionType, ServiceState, ServiceStatus, SideInstance } from "../domain/status.ts";
 import { exitToProto } from "./convert-instance.ts";
 import { routeToProto } from "./convert-route.ts";
-import { specToProto } from "./convert-spec.ts";
+import { dependencyConditions, specToProto } from "./convert-spec.ts";
 import { timeToProto } from "./convert-time.ts";
 
 /** A service as this principal may see it: its environment only with read:services:environment. */
@@ -26,6 +26,7 @@ export function serviceToProto(service: Service, shown: { environment: boolean }
     createTime: timeToProto(service.createTime),
     updateTime: timeToProto(service.updateTime),
     setName: service.setName,
+    resets: BigInt(service.resets),
   });
 }
 
@@ -46,8 +47,38 @@ function statusToProto({ status, route }: { status: ServiceStatus; route: Servic
     url: status.url ?? "",
     route: route === undefined ? undefined : routeToProto(route),
     transitionTime: timeToProto(status.transitionTime),
+    readyTransitionTime: timeToProto(status.readyTransitionTime),
+    conditions: status.conditions.map(conditionToProto),
+    waitingFor: status.waitingFor.map(({ service, condition, message }) => ({
+      service,
+      condition: dependencyConditions[condition],
+      message,
+    })),
+    replacement: sideToProto(status.replacement),
+    retiring: sideToProto(status.retiring),
   });
 }
+
+export function conditionToProto({ type, message, since }: Condition): proto.Condition {
+  return create(proto.ConditionSchema, { type: conditionTypes[type], message, since: timeToProto(since) });
+}
+
+function sideToProto(side: SideInstance | undefined): proto.SideInstance | undefined {
+  if (side === undefined) return undefined;
+  return create(proto.SideInstanceSchema, {
+    instanceId: side.instanceId,
+    pid: side.pid ?? 0,
+    generation: BigInt(side.generation),
+    url: side.url ?? "",
+    startTime: timeToProto(side.startTime),
+  });
+}
+
+export const conditionTypes: Readonly<Record<ConditionType, proto.ConditionType>> = {
+  limits_not_enforced: proto.ConditionType.LIMITS_NOT_ENFORCED,
+  update_failed: proto.ConditionType.UPDATE_FAILED,
+  output_at_risk: proto.ConditionType.OUTPUT_AT_RISK,
+};
 
 export const wishes: Readonly<Record<Wish, proto.Wish>> = {
   running: proto.Wish.RUNNING,

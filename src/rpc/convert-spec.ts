@@ -1,9 +1,18 @@
 import { create, type JsonObject, type JsonValue } from "@bufbuild/protobuf";
 import { durationFromMs } from "@bufbuild/protobuf/wkt";
 import * as proto from "../../gen/steward/v1/service_pb.ts";
+import type { DependencyCondition } from "../domain/dependency.ts";
 import { invalid } from "../domain/errors.ts";
-import type { ManagedSpec, RestartPolicy, ServiceSpec } from "../domain/service.ts";
+import {
+  type ManagedSpec,
+  type RestartPolicy,
+  type ServiceSpec,
+  stopSignals,
+  type UpdateStrategy,
+} from "../domain/service.ts";
 import type { ManagedSpecInput, ServiceSpecInput } from "../domain/service-spec.ts";
+import { limitsFromProto, limitsToProto } from "./convert-limits.ts";
+import { probeFromProto, probeToProto } from "./convert-probe.ts";
 import { durationFromProto } from "./convert-time.ts";
 import { invertTable } from "./enum-table.ts";
 
@@ -32,7 +41,7 @@ export function specToProto(spec: ServiceSpec, { environment }: { environment: b
     kind:
       spec.kind.type === "managed"
         ? { case: "managed", value: managedToProto(spec.kind, environment) }
-        : { case: "external", value: {} },
+        : { case: "external", value: { probe: probeToProto(spec.kind.probe) } },
     admin: spec.admin,
     url: spec.url ?? "",
     apiTokenSet: spec.apiTokenSet,
@@ -56,7 +65,7 @@ function kindFromProto(kind: proto.ServiceSpec["kind"]): ServiceSpecInput["kind"
     case "managed":
       return managedFromProto(kind.value);
     case "external":
-      return { type: "external" };
+      return { type: "external", probe: probeFromProto(kind.value.probe) };
     case undefined:
       return undefined;
   }
@@ -73,6 +82,17 @@ function managedFromProto(managed: proto.ManagedSpec): ManagedSpecInput {
     stopGraceMs: durationFromProto(managed.stopGrace),
     readinessTimeoutMs: durationFromProto(managed.readinessTimeout),
     minReadyMs: durationFromProto(managed.minReady),
+    stopSignal: stopSignals.find((signal) => signal === managed.stopSignal),
+    drainMs: durationFromProto(managed.drain),
+    limits: managed.limits === undefined ? undefined : limitsFromProto(managed.limits),
+    startupProbe: probeFromProto(managed.startupProbe),
+    readinessProbe: probeFromProto(managed.readinessProbe),
+    livenessProbe: probeFromProto(managed.livenessProbe),
+    dependsOn: managed.dependsOn.map(({ service, condition }) => ({
+      service,
+      condition: conditionOf.get(condition) ?? "ready",
+    })),
+    updateStrategy: strategyOf.get(managed.updateStrategy),
   };
 }
 
@@ -86,6 +106,17 @@ function managedToProto(managed: ManagedSpec, environment: boolean): proto.Manag
     stopGrace: durationFromMs(managed.stopGraceMs),
     readinessTimeout: durationFromMs(managed.readinessTimeoutMs),
     minReady: durationFromMs(managed.minReadyMs),
+    stopSignal: managed.stopSignal,
+    drain: managed.drainMs === undefined ? undefined : durationFromMs(managed.drainMs),
+    limits: limitsToProto(managed.limits),
+    startupProbe: probeToProto(managed.startupProbe),
+    readinessProbe: probeToProto(managed.readinessProbe),
+    livenessProbe: probeToProto(managed.livenessProbe),
+    dependsOn: managed.dependsOn.map(({ service, condition }) => ({
+      service,
+      condition: dependencyConditions[condition],
+    })),
+    updateStrategy: updateStrategies[managed.updateStrategy],
   });
 }
 
@@ -96,6 +127,11 @@ function policyFromProto(policy: proto.RestartPolicy): NonNullable<ManagedSpecIn
     maxDelayMs: durationFromProto(policy.maxDelay),
     resetAfterMs: durationFromProto(policy.resetAfter),
     maxRestarts: policy.maxRestarts,
+    multiplier: policy.multiplier,
+    immediateAfterMs: durationFromProto(policy.immediateAfter),
+    noRestartExitCodes: policy.noRestartExitCodes,
+    crashLoopExits: policy.crashLoopExits,
+    crashLoopWindowMs: durationFromProto(policy.crashLoopWindow),
   };
 }
 
@@ -106,6 +142,11 @@ function policyToProto(policy: RestartPolicy): proto.RestartPolicy {
     maxDelay: durationFromMs(policy.maxDelayMs),
     resetAfter: durationFromMs(policy.resetAfterMs),
     maxRestarts: policy.maxRestarts,
+    multiplier: policy.multiplier,
+    immediateAfter: durationFromMs(policy.immediateAfterMs),
+    noRestartExitCodes: [...policy.noRestartExitCodes],
+    crashLoopExits: policy.crashLoopExits,
+    crashLoopWindow: durationFromMs(policy.crashLoopWindowMs),
   });
 }
 
@@ -116,3 +157,18 @@ export const restartModes: Readonly<Record<RestartPolicy["mode"], proto.RestartM
 };
 
 const modeOf = invertTable(restartModes);
+
+export const dependencyConditions: Readonly<Record<DependencyCondition, proto.DependencyCondition>> = {
+  started: proto.DependencyCondition.STARTED,
+  ready: proto.DependencyCondition.READY,
+  completed: proto.DependencyCondition.COMPLETED,
+};
+
+const conditionOf = invertTable(dependencyConditions);
+
+export const updateStrategies: Readonly<Record<UpdateStrategy, proto.UpdateStrategy>> = {
+  recreate: proto.UpdateStrategy.RECREATE,
+  rolling: proto.UpdateStrategy.ROLLING,
+};
+
+const strategyOf = invertTable(updateStrategies);

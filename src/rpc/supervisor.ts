@@ -14,6 +14,7 @@ import { serviceFor } from "./convert-service.ts";
 import { durationFromProto, timeFromProto } from "./convert-time.ts";
 import { invertTable } from "./enum-table.ts";
 import { checkTail, type EventLog } from "./event-log.ts";
+import type { Explaining } from "./explain.ts";
 import type { Handlers } from "./handler.ts";
 import { type RegistryCall, registryCall } from "./registry-call.ts";
 import type { Waiting } from "./wait.ts";
@@ -26,6 +27,11 @@ export interface WishRoom {
   start(call: RegistryCall, request: { name: string; etag: string }): Promise<WishedService>;
   stop(call: RegistryCall, request: { name: string; etag: string }): Promise<WishedService>;
   restart(call: RegistryCall, request: { name: string; etag: string }): Promise<WishedService>;
+  reset(call: RegistryCall, request: { name: string; etag: string }): Promise<WishedService>;
+  stopAll(
+    call: RegistryCall,
+    request: { filter: string },
+  ): Promise<{ readonly names: string[]; readonly revision: bigint }>;
   /** Throws not_found. */
   get(name: string): Promise<{ readonly service: Service; readonly revision: bigint }>;
 }
@@ -66,6 +72,15 @@ export interface OutputSource {
 
 export type OutputStream = "stdout" | "stderr";
 
+/** What the handlers need of the supervisor: its processes. */
+export interface ProcessSource {
+  /** Sends a signal and records it. Throws failed_precondition if there is no such process. */
+  signal(
+    service: ManagedService,
+    o: { readonly signal: NodeJS.Signals; readonly instanceId: string | undefined; readonly actor: string },
+  ): Promise<{ readonly instanceId: string; readonly revision: bigint }>;
+}
+
 /** What the handlers need of the proxy's side. */
 export interface RouteRepair {
   /** Throws unavailable if the proxy does not answer. */
@@ -82,6 +97,8 @@ export interface SupervisorOptions {
   readonly instances: InstanceReader;
   readonly routes: RouteReader;
   readonly output: OutputSource;
+  readonly processes: ProcessSource;
+  readonly explaining: Explaining;
   readonly repair: RouteRepair;
   readonly events: EventLog;
   readonly watch: EventWatch;
@@ -92,7 +109,13 @@ export interface SupervisorOptions {
 
 /** Permission first, before existence and detail; then convert, ask, convert back. No call waits for a process or a proxy, but Wait. */
 export function supervisor(options: SupervisorOptions): Handlers<typeof SupervisorDesc> {
-  return { ...wishHandlers(options), ...listHandlers(options), ...eventHandlers(options), ...logHandlers(options) };
+  return {
+    ...wishHandlers(options),
+    ...processHandlers(options),
+    ...listHandlers(options),
+    ...eventHandlers(options),
+    ...logHandlers(options),
+  };
 }
 
 type SupervisorHandlers = Handlers<typeof SupervisorDesc>;
@@ -102,7 +125,7 @@ const defaultWaitMs = 60_000;
 function wishHandlers({
   services,
   waiting,
-}: SupervisorOptions): Pick<SupervisorHandlers, "start" | "stop" | "restart" | "wait"> {
+}: SupervisorOptions): Pick<SupervisorHandlers, "start" | "stop" | "restart" | "stopAll" | "reset" | "wait"> {
   return {
     async start(request, context) {
       const { name, etag } = request;
@@ -122,6 +145,17 @@ function wishHandlers({
       return wished(context.principal, await services.restart(registryCall(context, request), { name, etag }));
     },
 
+    async stopAll(request, context) {
+      allow(context.principal, "control:services");
+      return await services.stopAll(registryCall(context, request), { filter: request.filter });
+    },
+
+    async reset(request, context) {
+      const { name, etag } = request;
+      allow(context.principal, "control:services", name);
+      return wished(context.principal, await services.reset(registryCall(context, request), { name, etag }));
+    },
+
     async wait({ name, condition: asked, minRevision, timeout }, { principal, signal }) {
       allow(principal, "read:services", name);
       const condition = conditionFromProto(asked);
@@ -130,6 +164,31 @@ function wishHandlers({
       const { service, revision } = await waiting.until({ name, condition, minRevision, timeoutMs, signal });
       if (condition === "deleted" || service === undefined) return { revision };
       return { service: serviceFor(principal, service), revision };
+    },
+  };
+}
+
+function processHandlers({
+  services,
+  processes,
+  explaining,
+}: SupervisorOptions): Pick<SupervisorHandlers, "signal" | "explain"> {
+  return {
+    async signal({ name, signal, instanceId }, { principal }) {
+      allow(principal, "control:services", name);
+      const { service } = await services.get(name);
+      if (!isManaged(service)) throw notManaged(name);
+      return await processes.signal(service, {
+        // The rules of the proto let only names of signals through.
+        signal: signal as NodeJS.Signals,
+        instanceId: instanceId === "" ? undefined : instanceId,
+        actor: principal.name,
+      });
+    },
+
+    async explain({ name }, { principal }) {
+      allow(principal, "read:services", name);
+      return await explaining.explain(name, principal);
     },
   };
 }
@@ -252,7 +311,7 @@ function notManaged(name: string): AppError {
   return new AppError(
     "failed_precondition",
     "SERVICE_NOT_MANAGED",
-    `${name} is managed by somebody else: Steward has no output of it`,
+    `${name} is managed by somebody else: Steward has neither its process nor its output`,
     {
       metadata: { service: name },
       resource: { type: "service", name },

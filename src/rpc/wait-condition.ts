@@ -34,7 +34,8 @@ function judgeReady(service: Service, rules: WaitRules): Verdict {
   if (service.wish !== "running") return "hopeless";
   if (!isManaged(service)) return routeInPlace(service, rules) ? "holds" : "not_yet";
   if (restsForGood(service)) return "hopeless";
-  const { state, ready, observedGeneration } = service.status;
+  const { state, ready, observedGeneration, failedGeneration } = service.status;
+  if (failedGeneration >= service.generation) return "hopeless";
   const isReady = state === "running" && ready && observedGeneration >= service.generation;
   return isReady && routeInPlace(service, rules) ? "holds" : "not_yet";
 }

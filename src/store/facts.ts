@@ -12,8 +12,8 @@ export interface FactChange {
   /** The service that it is of; undefined for facts of the node or the proxy. */
   readonly serviceUid?: string;
   readonly status?: ServiceStatus;
-  /** Inserted, or updated by its id. */
-  readonly instance?: Instance;
+  /** Inserted, or updated by their ids, in this order: of two that change their roles the one that makes room comes first. */
+  readonly instances?: readonly Instance[];
   /** Inserted; the tokens of earlier instances are revoked. */
   readonly instanceToken?: NewToken;
   readonly route?: Route | { readonly removed: true };
@@ -139,9 +139,8 @@ function isStillWished(service: Service | undefined, guard: FactChange["guard"])
 
 /** Starts the statements of one fact and notes its events. */
 function apply(tx: Transaction, service: Service | undefined, change: FactChange): Promise<unknown>[] {
-  const { instance, instanceToken, route } = change;
-  const statements: Promise<unknown>[] = [];
-  if (instance !== undefined) statements.push(tx.saveInstance(instance));
+  const { instances = [], instanceToken, route } = change;
+  const statements: Promise<unknown>[] = instances.map((instance) => tx.saveInstance(instance));
   if (service !== undefined) {
     if (instanceToken !== undefined) {
       statements.push(tx.revokeTokens(service.uid, instanceToken.createTime, "instance"));

@@ -9,6 +9,7 @@ interface InstanceRow {
   readonly service_uid: string;
   readonly generation: bigint;
   readonly node: string;
+  readonly role: Instance["role"];
   readonly state: Instance["state"];
   readonly boot_id: string | null;
   readonly shim_pid: number | null;
@@ -59,9 +60,9 @@ export class InstanceRows {
 export async function saveInstance(on: Queryable, instance: Instance): Promise<void> {
   await query(
     on,
-    `INSERT INTO instances (id, service, service_uid, generation, node, state, boot_id, shim_pid, shim_start_time, pid, create_time, start_time, ready_time, exit)
-     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
-     ON CONFLICT (id) DO UPDATE SET state = EXCLUDED.state, boot_id = EXCLUDED.boot_id, shim_pid = EXCLUDED.shim_pid,
+    `INSERT INTO instances (id, service, service_uid, generation, node, state, boot_id, shim_pid, shim_start_time, pid, create_time, start_time, ready_time, exit, role)
+     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)
+     ON CONFLICT (id) DO UPDATE SET role = EXCLUDED.role, state = EXCLUDED.state, boot_id = EXCLUDED.boot_id, shim_pid = EXCLUDED.shim_pid,
        shim_start_time = EXCLUDED.shim_start_time, pid = EXCLUDED.pid, start_time = EXCLUDED.start_time,
        ready_time = EXCLUDED.ready_time, exit = EXCLUDED.exit`,
     [
@@ -79,6 +80,7 @@ export async function saveInstance(on: Queryable, instance: Instance): Promise<v
       instance.startTime ?? null,
       instance.readyTime ?? null,
       instance.exit === undefined ? null : factJson(instance.exit),
+      instance.role,
     ],
     "save instance",
   );
@@ -92,6 +94,7 @@ function decodeInstance(row: InstanceRow): Instance {
     serviceUid: row.service_uid,
     generation: Number(row.generation),
     node: row.node,
+    role: row.role,
     state: row.state,
     process:
       bootId === null || shimPid === null || startTime === null ? undefined : { bootId, pid: shimPid, startTime },

@@ -1,7 +1,14 @@
 import type { EventBody } from "../domain/event.ts";
+import type { Probe } from "../domain/probe.ts";
 import type { Route } from "../domain/route.ts";
-import type { Service, ServiceSpec } from "../domain/service.ts";
-import type { InstanceExit, ServiceStatus } from "../domain/status.ts";
+import { defaultRestartPolicy, managedDefaults, type Service, type ServiceSpec } from "../domain/service.ts";
+import {
+  blankStatus,
+  type Condition,
+  type InstanceExit,
+  type ServiceStatus,
+  type SideInstance,
+} from "../domain/status.ts";
 
 /** What a value becomes in a jsonb column: dates as text, undefined members gone. */
 export type Json<T> = T extends Date
@@ -58,6 +65,8 @@ export function decodeService(image: ServiceImage): Service {
     spec: decodeSpec(image.spec),
     wish: image.wish,
     generation: image.generation,
+    // Images of the first schema have none.
+    resets: image.resets ?? 0,
     version: image.version,
     status: decodeStatus(image.status),
     route: image.route === null ? undefined : decodeRouteRow(image.route),
@@ -89,26 +98,40 @@ export function decodeExit(exit: Json<InstanceExit>): InstanceExit {
   return { ...exit, code: exit.code, signal: exit.signal, time: new Date(exit.time) };
 }
 
-/** Members that are undefined are absent in JSON: they come back as undefined by not being there. */
+/**
+ * Members that are undefined are absent in JSON: they come back as undefined by not being there. What a spec of an earlier schema lacks has its
+ * default, because that is how it was run.
+ */
 function decodeSpec(spec: Json<ServiceSpec>): ServiceSpec {
   const kind = spec.kind;
-  if (kind.type === "external") return { ...spec, url: spec.url, kind };
+  if (kind.type === "external") {
+    return { ...spec, url: spec.url, kind: { type: "external", probe: decodeProbe(kind.probe) } };
+  }
   const [program = "", ...args] = kind.command;
+  const { maxRestarts } = kind.restartPolicy;
   return {
     ...spec,
     url: spec.url,
     kind: {
+      ...managedDefaults,
       ...kind,
       command: [program, ...args],
       cwd: kind.cwd,
       user: kind.user,
-      restartPolicy: { ...kind.restartPolicy, maxRestarts: kind.restartPolicy.maxRestarts },
+      restartPolicy: { ...defaultRestartPolicy, ...kind.restartPolicy, maxRestarts },
+      drainMs: kind.drainMs,
+      limits: kind.limits ?? {},
+      dependsOn: kind.dependsOn ?? [],
+      startupProbe: decodeProbe(kind.startupProbe),
+      readinessProbe: decodeProbe(kind.readinessProbe),
+      livenessProbe: decodeProbe(kind.livenessProbe),
     },
   };
 }
 
 function decodeStatus(status: Json<ServiceStatus>): ServiceStatus {
   return {
+    ...blankStatus,
     state: status.state,
     ready: status.ready,
     reason: status.reason,
@@ -126,13 +149,33 @@ function decodeStatus(status: Json<ServiceStatus>): ServiceStatus {
     url: status.url,
     published: status.published,
     transitionTime: new Date(status.transitionTime),
+    readyTransitionTime: date(status.readyTransitionTime),
+    conditions: (status.conditions ?? []).map(decodeCondition),
+    waitingFor: status.waitingFor ?? [],
+    replacement: decodeSide(status.replacement),
+    retiring: decodeSide(status.retiring),
+    failedGeneration: status.failedGeneration ?? 0,
+    observedResets: status.observedResets ?? 0,
   };
+}
+
+function decodeCondition(condition: Json<Condition>): Condition {
+  return { ...condition, since: new Date(condition.since) };
+}
+
+function decodeSide(side: Json<SideInstance> | undefined): SideInstance | undefined {
+  return side === undefined
+    ? undefined
+    : { ...side, pid: side.pid, url: side.url, startTime: new Date(side.startTime) };
 }
 
 export function decodeEventBody(body: Json<EventBody>): EventBody {
   switch (body.type) {
     case "instance_exited":
       return { ...body, pid: body.pid, exit: decodeExit(body.exit) };
+    case "condition_raised":
+    case "condition_cleared":
+      return { ...body, condition: decodeCondition(body.condition) };
     case "restart_scheduled":
     case "crash_loop_entered":
       return { ...body, nextStartTime: new Date(body.nextStartTime) };
@@ -155,4 +198,9 @@ export function decodeEventBody(body: Json<EventBody>): EventBody {
 
 function date(text: string | undefined): Date | undefined {
   return text === undefined ? undefined : new Date(text);
+}
+
+/** Of the union of actions JSON loses only members that are undefined. */
+function decodeProbe(probe: Json<Probe> | undefined): Probe | undefined {
+  return probe as Probe | undefined;
 }

@@ -23,6 +23,7 @@ export interface ServicePatch {
   readonly apiTokenSealed?: Buffer | null;
   readonly wish?: Wish;
   readonly generation?: number;
+  readonly resets?: number;
   /** Given with what clients change; it also sets the time of the update. A status carries its times itself. */
   readonly version?: number;
   readonly setName?: string;
@@ -129,6 +130,32 @@ export async function lockSet(on: Queryable, setName: string): Promise<Service[]
   return rows.map(({ image }) => decodeService(image));
 }
 
+/** The same for the services with a wish. */
+export async function lockWished(on: Queryable, wish: Wish): Promise<Service[]> {
+  const rows = await query<{ image: ServiceImage }>(
+    on,
+    "SELECT service_image(s) AS image FROM services s WHERE s.wish = $1 ORDER BY s.name_key FOR UPDATE",
+    [wish],
+  );
+  return rows.map(({ image }) => decodeService(image));
+}
+
+/** Any two transactions that look at who depends on whom take turns on this lock. */
+const dependencyLock = 7_381_640_256;
+
+/** Of every service that is not on its way out the keys of those that it depends on, by its key. */
+export async function lockDependencies(on: Queryable): Promise<Map<string, string[]>> {
+  await query(on, "SELECT pg_advisory_xact_lock($1)", [dependencyLock], "lock dependencies");
+  const rows = await query<{ name_key: string; names: string[] | null }>(
+    on,
+    `SELECT s.name_key, (SELECT array_agg(d ->> 'service') FROM jsonb_array_elements(s.spec #> '{kind,dependsOn}') d) AS names
+       FROM services s WHERE s.wish <> 'deleted'`,
+    [],
+    "dependencies",
+  );
+  return new Map(rows.map(({ name_key: key, names }) => [key, (names ?? []).map(nameKey)]));
+}
+
 export async function insertService(on: Queryable, service: NewService): Promise<void> {
   const { spec, name } = service;
   const inserted = query(
@@ -162,7 +189,7 @@ export async function updateService(
     `UPDATE services SET spec = COALESCE($2, spec), oauth_client_id = COALESCE($3, oauth_client_id),
        api_token_sealed = CASE WHEN $4 THEN $5 ELSE api_token_sealed END, wish = COALESCE($6, wish),
        generation = COALESCE($7, generation), version = COALESCE($8, version), set_name = COALESCE($9, set_name),
-       status = COALESCE($10, status), update_time = CASE WHEN $8 IS NULL THEN update_time ELSE now() END
+       status = COALESCE($10, status), resets = COALESCE($11, resets), update_time = CASE WHEN $8 IS NULL THEN update_time ELSE now() END
      WHERE uid = $1`,
     [
       uid,
@@ -175,6 +202,7 @@ export async function updateService(
       patch.version ?? null,
       patch.setName ?? null,
       status === undefined ? null : factJson(status),
+      patch.resets ?? null,
     ],
     "update service",
   );

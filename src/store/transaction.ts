@@ -1,6 +1,6 @@
 import type { NewEvent } from "../domain/event.ts";
 import type { Route } from "../domain/route.ts";
-import type { Service } from "../domain/service.ts";
+import type { Service, Wish } from "../domain/service.ts";
 import { nameKey } from "../domain/service-name.ts";
 import type { Instance, ServiceStatus } from "../domain/status.ts";
 import type { Token } from "../domain/token.ts";
@@ -12,8 +12,10 @@ import { removeRoute, saveRoute } from "./routes.ts";
 import {
   findService,
   insertService,
+  lockDependencies,
   lockServices,
   lockSet,
+  lockWished,
   type NewService,
   removeService,
   type ServicePatch,
@@ -61,6 +63,19 @@ export class Transaction {
   /** The services of a set by name, locked. */
   async servicesOfSet(setName: string): Promise<Service[]> {
     return lockSet(this.#on, setName);
+  }
+
+  /** The services with this wish by name, locked. */
+  async servicesWished(wish: Wish): Promise<Service[]> {
+    return lockWished(this.#on, wish);
+  }
+
+  /**
+   * Of every service that is not on its way out the keys of those that it depends on, by its key; as this transaction has them, and the same until it
+   * ends: who else asks waits for it.
+   */
+  async dependencies(): Promise<ReadonlyMap<string, readonly string[]>> {
+    return lockDependencies(this.#on);
   }
 
   /** Throws already_exists SERVICE_EXISTS. */

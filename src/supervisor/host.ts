@@ -2,6 +2,7 @@ import { mkdir, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { type ManagedService, publicPrefix } from "../domain/service.ts";
 import { picksPort, withPort } from "../domain/service-url.ts";
+import { notifyDescriptor } from "../domain/spec-update.ts";
 import type { Account, Accounts } from "./account.ts";
 import { resolveCommand } from "./command.ts";
 import { buildEnvironment, type Platform } from "./environment.ts";
@@ -30,8 +31,9 @@ export interface OutputPaths {
 /** What this machine gives the instances of its services: directories, ports, accounts, an environment. */
 export class Host {
   readonly #options: HostOptions;
-  /** The ports that were given out, by service. */
+  /** The ports that are in use, by instance, and the last one of each service. */
   readonly #ports = new Map<string, number>();
+  readonly #lastPorts = new Map<string, number>();
   /** One search for a port at a time: two at once would find the same. */
   #searching: Promise<unknown> = Promise.resolve();
 
@@ -66,31 +68,40 @@ export class Host {
   }
 
   /** The url of an instance: as the spec says, with a port of ours where it says 0, the same as before where that can be. */
-  async chooseUrl(service: ManagedService): Promise<string | undefined> {
+  async chooseUrl(service: ManagedService, instanceId: string): Promise<string | undefined> {
     const { url } = service.spec;
     if (url === undefined || !picksPort(url)) return url;
-    const found = this.#searching.then(() => this.#pickPort(service, url));
+    const found = this.#searching.then(() => this.#pickPort(service, instanceId, url));
     this.#searching = found.catch(() => undefined);
     return withPort(url, await found);
   }
 
-  async #pickPort(service: ManagedService, url: string): Promise<number> {
-    const preferred = this.#ports.get(service.uid) ?? portIn(service.status.url);
-    const avoid = new Set([...this.#ports].filter(([uid]) => uid !== service.uid).map(([, port]) => port));
+  async #pickPort(service: ManagedService, instanceId: string, url: string): Promise<number> {
+    const avoid = new Set(this.#ports.values());
+    const last = this.#lastPorts.get(service.uid) ?? portIn(service.status.url);
+    const preferred = last !== undefined && !avoid.has(last) ? last : undefined;
+    // The port that a service had is kept for it.
+    for (const [uid, port] of this.#lastPorts) if (uid !== service.uid) avoid.add(port);
     const host = new URL(url).hostname.replaceAll(/^\[|\]$/g, "");
     const port = await findFreePort({ range: this.#options.portRange, avoid, preferred, host });
-    this.#ports.set(service.uid, port);
+    this.#ports.set(instanceId, port);
+    this.#lastPorts.set(service.uid, port);
     return port;
   }
 
   /** Notes the port of an instance that was adopted, so that nobody else is given it. */
-  claimPort(service: ManagedService): void {
-    const port = picksPort(service.spec.url) ? portIn(service.status.url) : undefined;
-    if (port !== undefined) this.#ports.set(service.uid, port);
+  claimPort(instanceId: string, url: string | undefined): void {
+    const port = portIn(url);
+    if (port !== undefined) this.#ports.set(instanceId, port);
   }
 
-  releasePort(serviceUid: string): void {
-    this.#ports.delete(serviceUid);
+  releasePort(instanceId: string): void {
+    this.#ports.delete(instanceId);
+  }
+
+  /** Forgets the port that a service had; it is gone. */
+  forgetPort(serviceUid: string): void {
+    this.#lastPorts.delete(serviceUid);
   }
 
   /** Everything that a start needs. Throws an AppError that says why it cannot be. */
@@ -116,6 +127,9 @@ export class Host {
       cwd: kind.cwd,
       environment,
       account: other,
+      limits: kind.limits,
+      unenforced: "",
+      notifyFd: notifyDescriptor(kind),
     };
   }
 

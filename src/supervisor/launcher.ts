@@ -1,4 +1,5 @@
 import { finished } from "node:stream/promises";
+import type { Limits } from "../domain/limits.ts";
 import type { Account } from "./account.ts";
 import { instanceMarker } from "./environment.ts";
 import type { InstanceHandle, InstanceReference } from "./instance-handle.ts";
@@ -22,6 +23,11 @@ export interface LaunchRequest {
   readonly environment: ReadonlyMap<string, string>;
   /** Whom to become; undefined: stay who we are. */
   readonly account: Account | undefined;
+  readonly limits: Limits;
+  /** Which of the limits have no effect here, for people; empty: none. */
+  readonly unenforced: string;
+  /** The descriptor on which the command tells that it is ready; undefined: none. */
+  readonly notifyFd: number | undefined;
 }
 
 /** A process that waits at the gate: nothing of the service has run, and nothing will unless it is released. */

@@ -1,6 +1,8 @@
 import { setTimeout as delay } from "node:timers/promises";
 import type { Clock } from "../domain/clock.ts";
-import type { Input } from "../domain/lifecycle.ts";
+import type { ProbeResult } from "../domain/explain.ts";
+import type { Input } from "../domain/step.ts";
+import type { FailPoint } from "./fail-point.ts";
 import { commandPid, type InstanceHandle } from "./instance-handle.ts";
 import type { Leftovers } from "./leftovers.ts";
 import { pause } from "./pause.ts";
@@ -13,17 +15,22 @@ export interface LiveProcessOptions {
   /** Told whether it is ready, and how it ended or what could not be ended. */
   readonly tell: (news: Input) => void;
   readonly onFailure: (error: unknown) => void;
+  readonly reach: (point: FailPoint) => void;
 }
 
 export interface StopRequest {
-  /** Resolves when no new request reaches it; undefined: it has no route. */
-  readonly routeOut: Promise<void> | undefined;
-  /** How long it goes on after that, for the requests that are under way. */
+  /** What must be over before it is asked to end. */
+  readonly waits: readonly { readonly until: Promise<void>; readonly atMostMs?: number }[];
+  /** Whether it has requests that shall be finished. */
+  readonly drains: boolean;
   readonly drainMs: number;
   readonly graceMs: number;
+  readonly signal: NodeJS.Signals;
 }
 
-const routeWaitMs = 5_000;
+/** What is asked of it while it runs. */
+export type WatchPlan = Omit<ReadinessWatch, "clock" | "signal" | "tell">;
+
 const tryAgainMs = 1_000;
 const pidWaitMs = 500;
 
@@ -31,22 +38,41 @@ const pidWaitMs = 500;
 export class LiveProcess {
   readonly #handle: InstanceHandle;
   readonly #options: LiveProcessOptions;
-  readonly #watching = new AbortController();
   readonly #letGo = new AbortController();
+  #watching: { readonly plan: string; readonly abort: AbortController } | undefined;
+  readonly #results: ProbeResult[] = [];
+  #isFollowed = false;
+  #isStopping = false;
   #ending = false;
-  #ended = false;
 
   constructor(handle: InstanceHandle, options: LiveProcessOptions) {
     this.#handle = handle;
     this.#options = options;
   }
 
-  /** Tells from now on whether it is ready, and its end. */
-  watch(readiness: Omit<ReadinessWatch, "clock" | "signal" | "tell">): void {
-    const { clock, tell } = this.#options;
-    const { signal } = this.#watching;
-    this.#inBackground(watchReadiness({ ...readiness, clock, signal, tell }));
-    this.#inBackground(this.#handle.exited.then(() => this.clear()));
+  get handle(): InstanceHandle {
+    return this.#handle;
+  }
+
+  /** The last answers of its probes, newest first. */
+  get probeResults(): readonly ProbeResult[] {
+    return this.#results;
+  }
+
+  /** Tells from now on whether it is ready, and its end. Called again, it goes on as the new plan says; the same plan changes nothing. */
+  watch(plan: WatchPlan): void {
+    if (this.#isStopping || this.#letGo.signal.aborted) return;
+    if (!this.#isFollowed) this.#inBackground(this.#handle.exited.then(() => this.clear()));
+    this.#isFollowed = true;
+    const text = JSON.stringify({ ...plan, wasReady: undefined });
+    if (this.#watching?.plan === text) return;
+    this.#watching?.abort.abort();
+    const abort = new AbortController();
+    this.#watching = { plan: text, abort };
+    const { clock } = this.#options;
+    const { instanceId } = this.#handle;
+    const tell: ReadinessWatch["tell"] = (news) => this.#options.tell({ ...news, instanceId });
+    this.#inBackground(watchReadiness({ ...plan, clock, signal: abort.signal, tell }));
   }
 
   /** The pid of its command, which is forked a moment after its release; undefined if it ended before it was seen. */
@@ -61,49 +87,57 @@ export class LiveProcess {
     }
   }
 
-  /** Asks it to end, and sees to it that it does. Its end is told. */
+  /** Asks it to end, and sees to it that it does. Its end is told. Asked again, what has the least to wait for counts. */
   stop(request: StopRequest): void {
-    this.#watching.abort();
+    this.#isStopping = true;
+    this.#watching?.abort.abort();
     this.#inBackground(this.#stop(request));
   }
 
   /** It has ended by itself: what it started must end too before its end is told and another begins. */
   async clear(): Promise<void> {
-    await this.#end(0);
+    await this.#end(0, "SIGTERM");
   }
 
   /** From now on nothing is told and nothing is begun; it runs on. */
   letGo(): void {
     this.#letGo.abort();
-    this.#watching.abort();
+    this.#watching?.abort.abort();
   }
 
-  async #stop({ routeOut, drainMs, graceMs }: StopRequest): Promise<void> {
-    if (routeOut !== undefined) {
-      await this.#orItsEnd(routeOut, routeWaitMs);
-      await this.#orItsEnd(undefined, drainMs);
-    }
-    await this.#end(graceMs);
+  async #stop({ waits, drains, drainMs, graceMs, signal }: StopRequest): Promise<void> {
+    for (const { until, atMostMs } of waits) await this.#orItsEnd(until, atMostMs);
+    if (drains) await this.#orItsEnd(undefined, drainMs);
+    await this.#end(graceMs, signal);
   }
 
   /** Waits for the promise, at most `ms`, and no longer than it lives. */
-  async #orItsEnd(promise: Promise<void> | undefined, ms: number): Promise<void> {
+  async #orItsEnd(promise: Promise<void> | undefined, ms: number | undefined): Promise<void> {
     const enough = new AbortController();
     const signal = AbortSignal.any([enough.signal, this.#letGo.signal]);
-    const late = pause(this.#options.clock, ms, signal).catch(() => undefined);
+    const late = ms === undefined ? aborted(signal) : pause(this.#options.clock, ms, signal).catch(() => undefined);
     await Promise.race([late, this.#handle.exited, ...(promise === undefined ? [] : [promise])]);
     enough.abort();
   }
 
-  async #end(graceMs: number): Promise<void> {
-    if (this.#ending || this.#ended || this.#letGo.signal.aborted) return;
+  async #end(graceMs: number, signal: NodeJS.Signals): Promise<void> {
+    if (this.#ending || this.#letGo.signal.aborted) return;
     this.#ending = true;
-    this.#watching.abort();
-    const { leftovers, tell } = this.#options;
-    const result = await this.#insist(() => stopInstance(this.#handle, leftovers, { graceMs }));
-    this.#ending = false;
+    this.#isStopping = true;
+    this.#watching?.abort.abort();
+    const { leftovers, tell, reach } = this.#options;
+    const { instanceId } = this.#handle;
+    const onSignalled = (): void => reach("stop_signalled");
+    const result = await this.#insist(() => stopInstance(this.#handle, leftovers, { graceMs, signal, onSignalled }));
+    reach("ended");
+    // One that could not be ended may be asked again; of one that ended there is nothing more to tell.
+    if (result?.stopped !== true) this.#ending = false;
     if (result === undefined) return;
-    tell(result.stopped ? { kind: "exited", exit: result.exit } : { kind: "stop_failed", survivors: result.survivors });
+    tell(
+      result.stopped
+        ? { kind: "exited", instanceId, exit: result.exit }
+        : { kind: "stop_failed", instanceId, survivors: result.survivors },
+    );
   }
 
   /** Tries until it works. Undefined: it was let go. */
@@ -123,4 +157,9 @@ export class LiveProcess {
   #inBackground(task: Promise<unknown>): void {
     task.catch(this.#options.onFailure);
   }
+}
+
+function aborted(signal: AbortSignal): Promise<void> {
+  if (signal.aborted) return Promise.resolve();
+  return new Promise((resolve) => signal.addEventListener("abort", () => resolve(), { once: true }));
 }

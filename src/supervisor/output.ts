@@ -49,6 +49,27 @@ export async function* readOutput(request: OutputRequest): AsyncGenerator<Output
   }
 }
 
+const mostTailBytes = 16 * 1024;
+
+/** The last lines of one stream, of 16 KiB at most; whatever is no text is replaced. */
+export async function lastLines(
+  paths: Pick<OutputRequest, "stdoutPath" | "stderrPath">,
+  stream: OutputStream,
+  count: number,
+): Promise<string[]> {
+  const { signal } = new AbortController();
+  const chunks: Buffer[] = [];
+  const request = { ...paths, streams: [stream], tailLines: count, follow: false, signal };
+  for await (const { data } of readOutput(request)) {
+    chunks.push(data);
+    // A line may be of any length: of a long tail only the end is of use.
+    while (chunks.length > 1 && chunks.slice(1).reduce((sum, chunk) => sum + chunk.length, 0) >= mostTailBytes)
+      chunks.shift();
+  }
+  const text = Buffer.concat(chunks).subarray(-mostTailBytes).toString("utf8").trimEnd();
+  return text === "" ? [] : text.split("\n").slice(-count);
+}
+
 const chunkBytes = 64 * 1024;
 const newline = 0x0a;
 

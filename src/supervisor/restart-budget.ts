@@ -29,6 +29,11 @@ export class RestartBudget {
     });
   }
 
+  /** Starts that wait for their turn. */
+  get queued(): number {
+    return this.#queue.length;
+  }
+
   stop(): void {
     this.#cancel?.();
     this.#cancel = undefined;

@@ -1,10 +1,13 @@
 import { randomUUID } from "node:crypto";
 import { AppError } from "../domain/errors.ts";
-import { type Effect, type Input, type Step, step, type Want } from "../domain/lifecycle.ts";
+import { step } from "../domain/lifecycle.ts";
 import { type ManagedService, publicPrefix } from "../domain/service.ts";
-import { type Instance, liveStates, type ServiceStatus } from "../domain/status.ts";
+import { picksPort } from "../domain/service-url.ts";
+import { type Instance, type InstanceRole, liveStates, type ServiceStatus } from "../domain/status.ts";
+import type { Effect, Input, Step, Want } from "../domain/step.ts";
 import { inherit } from "./inheritance.ts";
 import type { InstanceHandle } from "./instance-handle.ts";
+import { rowsAfter } from "./instance-rows.ts";
 import type { Launched, LaunchRequest } from "./launcher.ts";
 import { lost } from "./leftovers.ts";
 import { LiveProcess } from "./live-process.ts";
@@ -13,6 +16,7 @@ import { removeRunDirectory, spawnFailed } from "./run-directory.ts";
 import type { Fact, InstanceToken, RunnerTools } from "./runner-tools.ts";
 
 const tryAgainMs = 1_000;
+const routeOutMs = 5_000;
 
 /**
  * Makes the process of one managed service match its wish. It feeds the state machine with what happens and carries out what it asks for, one
@@ -24,15 +28,17 @@ export class Runner {
   readonly #letGo = Promise.withResolvers<never>();
   #service: ManagedService;
   #status: ServiceStatus;
-  /** As it is recorded; undefined once its end is. */
-  #instance: Instance | undefined;
-  #process: LiveProcess | undefined;
+  /** As they are recorded, until their end is. */
+  readonly #instances = new Map<string, Instance>();
+  readonly #processes = new Map<string, LiveProcess>();
   #inputs: Input[] = [];
   #working: Promise<void> | undefined;
   #cancelWake: (() => void) | undefined;
   #turn: "none" | "asked" | "given" = "none";
   #routeOut = Promise.withResolvers<void>();
+  #routeSwitched: { readonly url: string | undefined; readonly resolve: () => void } | undefined;
   #shuttingDown: PromiseWithResolvers<void> | undefined;
+  #atRest: PromiseWithResolvers<void> | undefined;
 
   constructor(service: ManagedService, tools: RunnerTools) {
     this.#service = service;
@@ -41,11 +47,25 @@ export class Runner {
     this.#letGo.promise.catch(() => undefined);
   }
 
+  /** Whether it runs and is on its way to an end for good: those it depends on are to wait for it. */
+  get isEnding(): boolean {
+    const isUnwanted = this.#service.wish !== "running" || this.#shuttingDown !== undefined;
+    return isUnwanted && liveStates.has(this.#status.state) && this.#status.state !== "stop_failed";
+  }
+
+  /** A process of the service, the current one unless it is named; undefined: there is none. */
+  find(instanceId: string | undefined): LiveProcess | undefined {
+    return this.#processes.get(instanceId ?? this.#status.instanceId ?? "");
+  }
+
   /** Takes over what the last server left, if it left something, and begins. */
-  async start(live: Instance | undefined): Promise<void> {
-    if (live !== undefined) await this.#takeOver(live);
-    else if (liveStates.has(this.#status.state)) {
-      this.post({ kind: "exited", exit: lost("no record of its process is left") });
+  async start(live: readonly Instance[]): Promise<void> {
+    const { instanceId, startTime, replacement, retiring, state } = this.#status;
+    for (const instance of live) await this.#takeOver(instance);
+    const current = liveStates.has(state) && startTime !== undefined ? [instanceId] : [];
+    for (const id of [...current, replacement?.instanceId, retiring?.instanceId]) {
+      if (id === undefined || this.#instances.has(id)) continue;
+      this.post({ kind: "exited", instanceId: id, exit: lost("no record of its process is left") });
     }
     this.post({ kind: "look" });
   }
@@ -53,8 +73,11 @@ export class Runner {
   /** The service as the log tells it now. Only the newest wish counts. */
   update(service: ManagedService): void {
     if (service.revision < this.#service.revision) return;
+    const before = this.#service;
     this.#service = service;
     if (service.route === undefined) this.#routeOut.resolve();
+    if (leadsTo(service, this.#routeSwitched?.url)) this.#routeSwitched?.resolve();
+    if (before.version !== service.version) this.#watchAnew();
     this.post({ kind: "look" });
   }
 
@@ -66,13 +89,21 @@ export class Runner {
     await this.#shuttingDown.promise;
   }
 
+  /** Resolves when it has ended, cannot be ended, or is let go. */
+  whenAtRest(): Promise<void> {
+    if (!this.isEnding) return Promise.resolve();
+    this.#atRest ??= Promise.withResolvers();
+    return this.#atRest.promise;
+  }
+
   /** Lets go; the process runs on. */
   async stop(): Promise<void> {
     this.#stopping.abort();
     this.#letGo.reject(this.#stopping.signal.reason);
     this.#cancelWake?.();
-    this.#process?.letGo();
+    for (const process of this.#processes.values()) process.letGo();
     this.#shuttingDown?.resolve();
+    this.#atRest?.resolve();
     await this.#working;
   }
 
@@ -108,11 +139,26 @@ export class Runner {
   async #take(input: Input): Promise<void> {
     const wasRouted = this.#service.route !== undefined;
     const next = this.#step(input);
-    if (next.status !== this.#status || next.events.length > 0)
-      await this.#record(next, this.#instanceAfter(input, next));
+    // A change that no event tells is written with the next one that does.
+    if (next.events.length > 0)
+      await this.#record(next, rowsAfter(input, next.status, this.#instances, this.#tools.clock.now()));
+    else this.#status = next.status;
+    this.#reached(input, next);
     for (const effect of next.effects) this.#carryOut(effect, wasRouted);
     if (this.#turn === "given" && next.effects.some(({ kind }) => kind === "launch")) await this.#tryToLaunch();
-    if (!liveStates.has(this.#status.state) || this.#status.state === "stop_failed") this.#shuttingDown?.resolve();
+    if (!liveStates.has(this.#status.state) || this.#status.state === "stop_failed") {
+      this.#shuttingDown?.resolve();
+      this.#atRest?.resolve();
+      this.#atRest = undefined;
+    }
+  }
+
+  #reached({ kind }: Input, { effects }: Step): void {
+    const { reach } = this.#tools;
+    if (kind === "launched") reach("start_recorded");
+    if (kind === "exited") reach("exit_recorded");
+    if (effects.some((effect) => effect.kind === "retire")) reach("promoted");
+    if (effects.some((effect) => effect.kind === "stop")) reach("stop_recorded");
   }
 
   #step(input: Input): Step {
@@ -121,17 +167,19 @@ export class Runner {
   }
 
   #want(): Want {
-    const { wish, generation, spec } = this.#service;
+    const { wish, generation, resets, spec } = this.#service;
     const ends = this.#shuttingDown !== undefined && liveStates.has(this.#status.state) && wish === "running";
-    return { wish: ends ? "stopped" : wish, generation, spec: spec.kind };
+    const waitingFor = this.#tools.unmet(this.#service);
+    return { wish: ends ? "stopped" : wish, generation, resets, spec: spec.kind, waitingFor };
   }
 
-  async #record({ status, events }: Step, instance: Instance | undefined, intent: Intent = {}): Promise<void> {
-    const ended = instance?.state === "ended" ? instance.id : undefined;
-    await this.#write({ status, events, ...(instance === undefined ? {} : { instance }), ...intent });
+  async #record({ status, events }: Step, instances: readonly Instance[], intent: Intent = {}): Promise<void> {
+    await this.#write({ status, events, ...(instances.length === 0 ? {} : { instances }), ...intent });
     this.#status = status;
-    if (instance !== undefined) this.#instance = ended === undefined ? instance : undefined;
-    if (ended !== undefined) this.#forget(ended);
+    for (const instance of instances) {
+      if (instance.state === "ended") this.#forget(instance.id);
+      else this.#instances.set(instance.id, instance);
+    }
   }
 
   /** Durable, or we let go: then the next server finds out by itself. */
@@ -142,34 +190,11 @@ export class Runner {
 
   /** Its end is durable, so its own record of it is needed no more. */
   #forget(instanceId: string): void {
-    this.#process = undefined;
-    removeRunDirectory(this.#tools.host.runDir(instanceId)).catch((error: unknown) =>
-      this.#tools.onFailure(error, this.#service.name),
-    );
-  }
-
-  /** What the instance's row says after an input; undefined: the same as before. */
-  #instanceAfter(input: Input, { status }: Step): Instance | undefined {
-    const instance = this.#instance;
-    if (instance === undefined) return undefined;
-    const state = status.state === "starting" || status.state === "running" ? "running" : "stopping";
-    switch (input.kind) {
-      case "exited":
-      case "never_ran":
-        return { ...instance, state: "ended", pid: undefined, exit: status.lastExit };
-      case "launched":
-      case "adopted":
-        return { ...instance, state, pid: input.pid, startTime: instance.startTime ?? this.#tools.clock.now() };
-      case "ready":
-        return { ...instance, readyTime: status.readyTime };
-      case "look":
-      case "due":
-      case "launching":
-      case "unready":
-      case "readiness_missed":
-      case "stop_failed":
-        return state === "stopping" ? { ...instance, state } : undefined;
-    }
+    const { host, onFailure } = this.#tools;
+    this.#instances.delete(instanceId);
+    this.#processes.delete(instanceId);
+    host.releasePort(instanceId);
+    removeRunDirectory(host.runDir(instanceId)).catch((error: unknown) => onFailure(error, this.#service.name));
   }
 
   #carryOut(effect: Effect, wasRouted: boolean): void {
@@ -177,7 +202,9 @@ export class Runner {
       case "launch":
         return this.#askForTurn();
       case "stop":
-        return this.#beginStop(effect.routeFirst && wasRouted);
+        return this.#beginStop(effect.instanceId, effect.routeFirst && wasRouted);
+      case "retire":
+        return this.#retire(effect.instanceId);
       case "wake":
         return this.#wakeAt(effect.at);
     }
@@ -200,14 +227,36 @@ export class Runner {
     });
   }
 
-  #beginStop(isRouted: boolean): void {
+  #beginStop(instanceId: string, isRouted: boolean): void {
     this.#routeOut = Promise.withResolvers();
     if (this.#service.route === undefined) this.#routeOut.resolve();
-    this.#process?.stop({
-      routeOut: isRouted ? this.#routeOut.promise : undefined,
-      drainMs: this.#tools.drainMs,
-      graceMs: this.#service.spec.kind.stopGraceMs,
+    const isForGood = this.#want().wish !== "running";
+    this.#processes.get(instanceId)?.stop({
+      ...this.#stopRules(),
+      waits: [
+        ...(isForGood ? [{ until: this.#tools.dependentsGone(this.#service) }] : []),
+        ...(isRouted ? [{ until: this.#routeOut.promise, atMostMs: routeOutMs }] : []),
+      ],
+      drains: isRouted,
     });
+  }
+
+  /** An instance that was taken over from goes on until the route is known to lead elsewhere, however long that takes. */
+  #retire(instanceId: string): void {
+    const { promise, resolve } = Promise.withResolvers<void>();
+    const { url } = this.#status;
+    this.#routeSwitched = { url, resolve };
+    if (!this.#tools.routes || leadsTo(this.#service, url)) resolve();
+    this.#processes.get(instanceId)?.stop({
+      ...this.#stopRules(),
+      waits: [{ until: promise.then(() => this.#tools.reach("retiring")) }],
+      drains: true,
+    });
+  }
+
+  #stopRules(): { drainMs: number; graceMs: number; signal: NodeJS.Signals } {
+    const { drainMs = this.#tools.drainMs, stopGraceMs, stopSignal } = this.#service.spec.kind;
+    return { drainMs, graceMs: stopGraceMs, signal: stopSignal };
   }
 
   async #tryToLaunch(): Promise<void> {
@@ -226,20 +275,25 @@ export class Runner {
     const service = this.#service;
     const plan = await this.#plan(service);
     // The wish has changed meanwhile; the turn is kept for the new one.
-    if (this.#service.generation !== service.generation || this.#service.wish !== service.wish) return;
+    if (this.#service.generation !== service.generation || this.#service.wish !== service.wish) {
+      return this.#tools.host.releasePort(plan.instanceId);
+    }
     this.#turn = "none";
     this.#cancelWake?.();
-    const instance = this.#newInstance(service, plan.instanceId);
-    const intent = this.#step({ kind: "launching", instanceId: instance.id, url: plan.url });
+    const { instanceId, url, unenforced, token } = plan;
+    const intent = this.#step({ kind: "launching", instanceId, url, unenforced });
+    const role = intent.status.replacement?.instanceId === instanceId ? "replacement" : "current";
+    const instance = this.#newInstance(service, instanceId, role);
     const guard = { generation: service.generation, wish: "running" } as const;
-    const { token } = plan;
     try {
-      await this.#record(intent, instance, { guard, ...(token === undefined ? {} : { instanceToken: token }) });
+      await this.#record(intent, [instance], { guard, ...(token === undefined ? {} : { instanceToken: token }) });
     } catch (error) {
+      this.#tools.host.releasePort(instanceId);
       // The wish has changed: the log brings it in a moment.
       if (error instanceof AppError && error.code === "aborted") return;
       throw error;
     }
+    this.#tools.reach("intent_recorded");
     await this.#fork(instance, plan);
   }
 
@@ -249,23 +303,26 @@ export class Runner {
     const { host, tokens } = this.#tools;
     let url = this.#status.url;
     try {
-      url = await host.chooseUrl(service);
+      url = await host.chooseUrl(service, instanceId);
       const { secret, token } = await tokens.forInstance(service, instanceId);
-      return { instanceId, url, token, request: await host.prepare(service, instanceId, url, secret) };
+      const request = await host.prepare(service, instanceId, url, secret);
+      return { instanceId, url, token, request, unenforced: request.unenforced };
     } catch (error) {
       // The database is away: that says nothing of the service.
       if (error instanceof AppError && error.code === "unavailable") throw error;
-      return { instanceId, url, token: undefined, request: error instanceof Error ? error : new Error(String(error)) };
+      const request = error instanceof Error ? error : new Error(String(error));
+      return { instanceId, url, token: undefined, request, unenforced: "" };
     }
   }
 
-  #newInstance(service: ManagedService, id: string): Instance {
+  #newInstance(service: ManagedService, id: string, role: InstanceRole): Instance {
     return {
       id,
       service: service.name,
       serviceUid: service.uid,
       generation: service.generation,
       node: this.#tools.node,
+      role,
       state: "created",
       process: undefined,
       pid: undefined,
@@ -278,61 +335,90 @@ export class Runner {
 
   /** Forks at the gate, makes the identity durable, and only then lets the command run. */
   async #fork(instance: Instance, { request }: Plan): Promise<void> {
+    const { launcher, reach, clock } = this.#tools;
     let launched: Launched | undefined;
     try {
       if (request instanceof Error) throw request;
-      launched = await this.#tools.launcher.launch(request);
+      launched = await launcher.launch(request);
+      reach("forked");
       const identified = { ...instance, process: launched.identity };
-      await this.#write({ instance: identified, events: [] });
-      this.#instance = identified;
+      await this.#write({ instances: [identified], events: [] });
+      this.#instances.set(instance.id, identified);
+      reach("identity_recorded");
     } catch (error) {
       await launched?.abandon();
       const message = error instanceof Error ? error.message : String(error);
-      return this.post({ kind: "exited", exit: spawnFailed(message, this.#tools.clock.now()) });
+      return this.post({ kind: "exited", instanceId: instance.id, exit: spawnFailed(message, clock.now()) });
     }
     await launched.release();
+    reach("released");
     await this.#follow(launched, "launched");
   }
 
   async #takeOver(live: Instance): Promise<void> {
-    const { host, leftovers, clock } = this.#tools;
-    this.#instance = live;
-    host.claimPort(this.#service);
+    const { host, leftovers, clock, reach } = this.#tools;
+    this.#instances.set(live.id, live);
+    host.claimPort(live.id, picksPort(this.#service.spec.url) ? this.#urlOf(live.id) : undefined);
     const found = await inherit(live, host.runDir(live.id), { leftovers, now: () => clock.now() });
+    reach("adopting");
     switch (found.kind) {
       case "never_ran":
-        return this.post({ kind: "never_ran", exit: found.exit });
+        return this.post({ kind: "never_ran", instanceId: live.id, exit: found.exit });
       case "gone":
         return this.#hold(found.handle).clear();
       case "alive":
         await host.keepOutput(this.#service.uid);
         await this.#follow(found.handle, "adopted");
         // A stop that the last server had begun is begun again.
-        if (this.#status.state === "stopping" || this.#status.state === "stop_failed") this.#beginStop(false);
+        if (
+          this.#status.instanceId === live.id &&
+          (this.#status.state === "stopping" || this.#status.state === "stop_failed")
+        ) {
+          this.#beginStop(live.id, false);
+        }
     }
   }
 
+  #urlOf(instanceId: string): string | undefined {
+    const { replacement, retiring, url } = this.#status;
+    return [replacement, retiring].find((side) => side?.instanceId === instanceId)?.url ?? url;
+  }
+
   #hold(handle: InstanceHandle): LiveProcess {
-    const { leftovers, clock, onFailure } = this.#tools;
-    this.#process = new LiveProcess(handle, {
+    const { leftovers, clock, onFailure, reach } = this.#tools;
+    const process = new LiveProcess(handle, {
       leftovers,
       clock,
       tell: (news) => this.post(news),
       onFailure: (error) => onFailure(error, this.#service.name),
+      reach,
     });
-    return this.#process;
+    this.#processes.set(handle.instanceId, process);
+    return process;
   }
 
   async #follow(handle: InstanceHandle, how: "launched" | "adopted"): Promise<void> {
     const process = this.#hold(handle);
-    this.post({ kind: how, pid: await process.pid() });
+    const { instanceId } = handle;
+    this.post({ kind: how, instanceId, pid: await process.pid() });
+    this.#watch(process, instanceId, how === "adopted" && this.#instances.get(instanceId)?.readyTime !== undefined);
+  }
+
+  /** The spec has changed and the process runs on: from now on it is asked as the new one says. */
+  #watchAnew(): void {
+    for (const [id, process] of this.#processes) {
+      this.#watch(process, id, this.#instances.get(id)?.readyTime !== undefined);
+    }
+  }
+
+  #watch(process: LiveProcess, instanceId: string, wasReady: boolean): void {
     const { spec, name } = this.#service;
     process.watch({
-      url: this.#status.url,
+      url: this.#urlOf(instanceId),
       path: publicPrefix(name),
       readinessTimeoutMs: spec.kind.readinessTimeoutMs,
       minReadyMs: spec.kind.minReadyMs,
-      wasReady: how === "adopted" && this.#status.readyTime !== undefined,
+      wasReady,
     });
   }
 }
@@ -345,4 +431,11 @@ interface Plan {
   readonly url: string | undefined;
   readonly token: InstanceToken | undefined;
   readonly request: LaunchRequest | Error;
+  /** Which limits will have no effect, for people. */
+  readonly unenforced: string;
+}
+
+/** Whether the proxy is known to send the service's requests there. */
+function leadsTo({ route }: ManagedService, url: string | undefined): boolean {
+  return route?.state === "programmed" && route.target === url && route.programmedGeneration >= route.generation;
 }

@@ -12,6 +12,8 @@ export interface StopOptions {
   readonly hurry?: AbortSignal;
   /** From SIGKILL to giving up on what cannot be killed. Default 5 s. */
   readonly killWaitMs?: number;
+  /** Called once the signal was sent. */
+  readonly onSignalled?: () => void;
 }
 
 export type StopResult =
@@ -26,10 +28,12 @@ export type StopResult =
 export async function stopInstance(
   instance: InstanceHandle,
   leftovers: Leftovers,
-  { signal = "SIGTERM", graceMs, hurry, killWaitMs = 5_000 }: StopOptions,
+  { signal = "SIGTERM", graceMs, hurry, killWaitMs = 5_000, onSignalled }: StopOptions,
 ): Promise<StopResult> {
   const grace = endOfGrace(graceMs, hurry);
-  if (await ask(instance, leftovers, signal, grace)) await allGone(instance, leftovers, grace);
+  const isAsked = await ask(instance, leftovers, signal, grace);
+  onSignalled?.();
+  if (isAsked) await allGone(instance, leftovers, grace);
 
   const survivors = await leftovers.kill(instance, killWaitMs);
   if (survivors.length > 0) return { stopped: false, survivors };

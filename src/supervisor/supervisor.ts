@@ -1,16 +1,19 @@
 import { join } from "node:path";
 import { AppError } from "../domain/errors.ts";
 import type { Cursor, Event } from "../domain/event.ts";
+import type { ProbeResult } from "../domain/explain.ts";
 import { isManaged, type ManagedService, type Service } from "../domain/service.ts";
 import type { Instance } from "../domain/status.ts";
 import type { Feed } from "../events/feed.ts";
+import { DependencyGraph } from "./dependency-graph.ts";
 import { removeEndedRunDirectories, removeOldOutput } from "./left-directories.ts";
-import { type OutputChunk, type OutputStream, readOutput } from "./output.ts";
+import { lastLines, type OutputChunk, type OutputStream, readOutput } from "./output.ts";
 import { pause } from "./pause.ts";
 import { Runner } from "./runner.ts";
 import type { RunnerTools } from "./runner-tools.ts";
+import { signalInstance } from "./signal-instance.ts";
 
-export interface SupervisorOptions extends RunnerTools {
+export interface SupervisorOptions extends Omit<RunnerTools, "unmet" | "dependentsGone"> {
   readonly stateDir: string;
   readonly feed: Pick<Feed, "follow">;
   readonly storeUid: string;
@@ -24,7 +27,10 @@ const tryAgainMs = 500;
 /** Makes the processes of this node match what is wished: one runner for each managed service. Stopping it leaves the processes running. */
 export class Supervisor {
   readonly #options: SupervisorOptions;
+  readonly #tools: RunnerTools;
   readonly #runners = new Map<string, Runner>();
+  /** Everything that is registered, as others depend on it. */
+  readonly #dependencies = new DependencyGraph();
   readonly #stopping = new AbortController();
   /** Runners that let go. */
   readonly #closing = new Set<Promise<void>>();
@@ -32,6 +38,11 @@ export class Supervisor {
 
   constructor(options: SupervisorOptions) {
     this.#options = options;
+    this.#tools = {
+      ...options,
+      unmet: (service) => this.#dependencies.unmet(service),
+      dependentsGone: (service) => this.#dependentsGone(service),
+    };
   }
 
   /** Takes over what lives, collects the ends that were missed, and begins to follow. Throws when the store cannot be read. */
@@ -39,9 +50,13 @@ export class Supervisor {
     const { services, instances, node, storeUid, stateDir } = this.#options;
     const snapshot = await services.snapshot();
     const live = await instances.live(node);
+    for (const service of snapshot.services) this.#dependencies.note(service);
     await removeEndedRunDirectories(join(stateDir, "run"), new Set(live.map(({ id }) => id)));
     await removeOldOutput(join(stateDir, "logs"), new Set(snapshot.services.map(({ uid }) => uid)));
-    await this.#openAll(snapshot.services, new Map(live.map((instance) => [instance.serviceUid, instance])));
+    await this.#openAll(
+      snapshot.services,
+      Map.groupBy(live, ({ serviceUid }) => serviceUid),
+    );
     this.#following = this.#follow({ storeUid, revision: snapshot.revision });
   }
 
@@ -60,6 +75,42 @@ export class Supervisor {
     this.#options.budget.stop();
   }
 
+  /**
+   * Sends a signal to the process group of an instance, the current one unless it is named, and records that. Throws failed_precondition when there
+   * is no such process.
+   */
+  async signal(
+    service: Service,
+    { signal, instanceId, actor }: { signal: NodeJS.Signals; instanceId: string | undefined; actor: string },
+  ): Promise<{ instanceId: string; revision: bigint }> {
+    const handle = this.#runners.get(service.uid)?.find(instanceId)?.handle;
+    if (handle === undefined || !(await signalInstance(handle, this.#options.leftovers, signal)))
+      throw notRunning(service);
+    const body = { type: "instance_signalled", instanceId: handle.instanceId, signal } as const;
+    const message = `${actor} had ${signal} sent to it`;
+    const revision = await this.#options.facts.record({ serviceUid: service.uid, events: [{ body, message }] });
+    return { instanceId: handle.instanceId, revision };
+  }
+
+  /** Starts that wait for their turn. */
+  get queuedStarts(): number {
+    return this.#options.budget.queued;
+  }
+
+  /** The last answers of a service's probes, newest first. */
+  probeResults(service: Service): readonly ProbeResult[] {
+    return this.#runners.get(service.uid)?.find(undefined)?.probeResults ?? [];
+  }
+
+  /** The last lines that a service wrote to its standard error, or where that is empty to its standard output. */
+  async lastLines(service: Service, count: number): Promise<string[]> {
+    for (const stream of ["stderr", "stdout"] as const) {
+      const lines = await lastLines(this.#options.host.outputPaths(service.uid), stream, count);
+      if (lines.length > 0) return lines;
+    }
+    return [];
+  }
+
   /** What a service wrote, oldest first; with `follow` until the signal aborts or the service is deleted. */
   logs(o: {
     service: Service;
@@ -72,10 +123,10 @@ export class Supervisor {
     return readOutput({ ...request, ...this.#options.host.outputPaths(service.uid) });
   }
 
-  async #openAll(services: readonly Service[], live: ReadonlyMap<string, Instance>): Promise<void> {
+  async #openAll(services: readonly Service[], live: ReadonlyMap<string, readonly Instance[]>): Promise<void> {
     const queue = services.filter(isManaged).values();
     const takeOver = async () => {
-      for (const service of queue) await this.#open(service, live.get(service.uid));
+      for (const service of queue) await this.#open(service, live.get(service.uid) ?? []);
     };
     await Promise.all(Array.from({ length: takenOverAtOnce }, takeOver));
   }
@@ -102,6 +153,7 @@ export class Supervisor {
     try {
       await pause(clock, tryAgainMs, this.#stopping.signal);
       const snapshot = await services.snapshot();
+      for (const service of snapshot.services) this.#dependencies.note(service);
       await this.#openAll(snapshot.services, new Map());
       const known = new Set(snapshot.services.map(({ uid }) => uid));
       for (const uid of this.#runners.keys()) if (!known.has(uid)) this.#close(uid);
@@ -114,18 +166,33 @@ export class Supervisor {
 
   #apply({ service, body, after }: Event): void {
     if (service === undefined) return;
-    if (body.type === "service_deleted") return this.#close(service.uid);
-    if (after === undefined || !isManaged(after)) return;
+    const isGone = body.type === "service_deleted";
+    if (isGone) {
+      this.#dependencies.forget(service);
+      this.#close(service.uid);
+    } else if (after !== undefined) {
+      this.#dependencies.note(after);
+      if (isManaged(after)) this.#update(after);
+    }
+    for (const uid of this.#dependencies.dependentsOf(service.name)) this.#runners.get(uid)?.post({ kind: "look" });
+  }
+
+  #update(service: ManagedService): void {
     const runner = this.#runners.get(service.uid);
-    if (runner === undefined) void this.#open(after, undefined);
-    else runner.update(after);
+    if (runner === undefined) void this.#open(service, []);
+    else runner.update(service);
+  }
+
+  async #dependentsGone({ name }: Service): Promise<void> {
+    const runners = this.#dependencies.dependentsOf(name).flatMap((uid) => this.#runners.get(uid) ?? []);
+    await Promise.all(runners.map((runner) => runner.whenAtRest()));
   }
 
   /** Never rejects: a service that cannot be taken over holds up no other. */
-  async #open(service: ManagedService, live: Instance | undefined): Promise<void> {
+  async #open(service: ManagedService, live: readonly Instance[]): Promise<void> {
     const known = this.#runners.get(service.uid);
     if (known !== undefined) return known.update(service);
-    const runner = new Runner(service, this.#options);
+    const runner = new Runner(service, this.#tools);
     this.#runners.set(service.uid, runner);
     await runner.start(live).catch((error: unknown) => this.#options.onFailure(error, service.name));
   }
@@ -142,7 +209,7 @@ export class Supervisor {
 
   async #letGo(uid: string, runner: Runner): Promise<void> {
     await runner.stop();
-    this.#options.host.releasePort(uid);
+    this.#options.host.forgetPort(uid);
     await this.#options.host.forgetOutput(uid);
   }
 }
@@ -150,6 +217,18 @@ export class Supervisor {
 function aborted(signal: AbortSignal): Promise<void> {
   if (signal.aborted) return Promise.resolve();
   return new Promise((resolve) => signal.addEventListener("abort", () => resolve(), { once: true }));
+}
+
+function notRunning({ name, status }: Service): AppError {
+  return new AppError(
+    "failed_precondition",
+    "SERVICE_NOT_RUNNING",
+    `${name} has no process to signal: it is ${status.state}`,
+    {
+      metadata: { service: name, state: status.state },
+      resource: { type: "service", name },
+    },
+  );
 }
 
 function isDraining(error: unknown): boolean {

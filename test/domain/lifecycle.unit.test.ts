@@ -1,44 +1,21 @@
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
-import { type Effect, type Ending, type Input, type Step, step, type Want } from "../../src/domain/lifecycle.ts";
-import { defaultRestartPolicy, type ManagedSpec, type RestartPolicy } from "../../src/domain/service.ts";
-import { liveStates, type ServiceState, type ServiceStatus } from "../../src/domain/status.ts";
+import { step } from "../../src/domain/lifecycle.ts";
+import type { ManagedSpec, RestartPolicy } from "../../src/domain/service.ts";
+import { parseServiceSpec } from "../../src/domain/service-spec.ts";
+import { blankStatus, liveStates, type ServiceState, type ServiceStatus } from "../../src/domain/status.ts";
+import type { Effect, Ending, Input, Step, Want } from "../../src/domain/step.ts";
 
 const start = new Date("2026-01-01T00:00:00Z");
 
-function managed(policy: Partial<RestartPolicy> = {}): ManagedSpec {
-  return {
-    type: "managed",
-    command: ["true"],
-    environment: {},
-    cwd: undefined,
-    user: undefined,
-    restartPolicy: { ...defaultRestartPolicy, ...policy },
-    stopGraceMs: 10_000,
-    readinessTimeoutMs: 30_000,
-    minReadyMs: 1_000,
-  };
+function managed(restartPolicy: Partial<RestartPolicy> = {}): ManagedSpec {
+  const input = { kind: { type: "managed" as const, command: ["true"], restartPolicy } };
+  const { kind } = parseServiceSpec("web", input, { forbidden: [], field: "spec" }).spec;
+  if (kind.type !== "managed") throw new Error("it is managed");
+  return kind;
 }
 
-const pending: ServiceStatus = {
-  state: "pending",
-  ready: false,
-  reason: "",
-  message: "",
-  observedGeneration: 0,
-  instanceId: undefined,
-  pid: undefined,
-  startTime: undefined,
-  readyTime: undefined,
-  lastExit: undefined,
-  restarts: 0,
-  failures: 0,
-  recentFailures: [],
-  nextStartTime: undefined,
-  url: undefined,
-  published: false,
-  transitionTime: start,
-};
+const pending: ServiceStatus = { ...blankStatus, state: "pending", transitionTime: start };
 
 function exitOf(code: number): Ending {
   return { reason: "exited", code, signal: undefined, message: "", time: start };
@@ -52,7 +29,7 @@ class Story {
   readonly random: number;
 
   constructor(policy: Partial<RestartPolicy> = {}, random = 0) {
-    this.want = { wish: "running", generation: 1, spec: managed(policy) };
+    this.want = { wish: "running", generation: 1, resets: 0, spec: managed(policy), waitingFor: [] };
     this.random = random;
   }
 
@@ -64,18 +41,18 @@ class Story {
   }
 
   run(url?: string): this {
-    this.then({ kind: "launching", instanceId: "i", url });
-    this.then({ kind: "launched", pid: 7 });
+    this.then({ kind: "launching", instanceId: "i", url, unenforced: "" });
+    this.then({ kind: "launched", instanceId: "i", pid: 7 });
     return this;
   }
 
   ready(afterMs = 0): this {
-    this.then({ kind: "ready" }, afterMs);
+    this.then({ kind: "ready", instanceId: "i" }, afterMs);
     return this;
   }
 
   crash(afterMs = 0): Step {
-    return this.then({ kind: "exited", exit: exitOf(1) }, afterMs);
+    return this.then({ kind: "exited", instanceId: "i", exit: exitOf(1) }, afterMs);
   }
 
   wish(wish: Want["wish"], generation = this.want.generation): Step {
@@ -113,12 +90,14 @@ describe("a managed service", () => {
   test("tells each stage of its life", () => {
     const story = new Story();
 
-    expect(typesOf(story.then({ kind: "launching", instanceId: "i", url: undefined }))).toEqual(["instance_starting"]);
-    expect(typesOf(story.then({ kind: "launched", pid: 7 }))).toEqual(["instance_started"]);
-    expect(typesOf(story.then({ kind: "ready" }))).toEqual(["instance_ready"]);
-    expect(typesOf(story.then({ kind: "unready", message: "silence" }))).toEqual(["instance_unready"]);
+    expect(typesOf(story.then({ kind: "launching", instanceId: "i", url: undefined, unenforced: "" }))).toEqual([
+      "instance_starting",
+    ]);
+    expect(typesOf(story.then({ kind: "launched", instanceId: "i", pid: 7 }))).toEqual(["instance_started"]);
+    expect(typesOf(story.then({ kind: "ready", instanceId: "i" }))).toEqual(["instance_ready"]);
+    expect(typesOf(story.then({ kind: "unready", instanceId: "i", message: "silence" }))).toEqual(["instance_unready"]);
     expect(story.status).toMatchObject({ state: "running", ready: false, reason: "UNREADY", published: true });
-    expect(typesOf(story.then({ kind: "ready" }))).toEqual(["instance_ready"]);
+    expect(typesOf(story.then({ kind: "ready", instanceId: "i" }))).toEqual(["instance_ready"]);
     expect(typesOf(story.crash())).toEqual(["instance_exited", "restart_scheduled"]);
   });
 
@@ -148,7 +127,7 @@ describe("a managed service", () => {
     expect(story.status).toMatchObject({ restarts: 2, failures: 2 });
 
     story.wish("running", 2);
-    story.then({ kind: "exited", exit: exitOf(0) });
+    story.then({ kind: "exited", instanceId: "i", exit: exitOf(0) });
     story.run();
 
     expect(story.status).toMatchObject({ restarts: 0, failures: 0, recentFailures: [], observedGeneration: 2 });
@@ -157,7 +136,10 @@ describe("a managed service", () => {
   test("is completed by code 0 where its policy restarts on failure only, and rests until somebody asks again", () => {
     const story = new Story({ mode: "on_failure" }).run().ready();
 
-    expect(typesOf(story.then({ kind: "exited", exit: exitOf(0) }))).toEqual(["instance_exited", "service_completed"]);
+    expect(typesOf(story.then({ kind: "exited", instanceId: "i", exit: exitOf(0) }))).toEqual([
+      "instance_exited",
+      "service_completed",
+    ]);
     expect(story.status).toMatchObject({ state: "completed", published: false });
     expect(story.then({ kind: "look" }).effects).toEqual([]);
     expect(story.wish("running", 2).effects).toEqual([launch]);
@@ -184,7 +166,7 @@ describe("a managed service", () => {
     const { effects } = story.wish("stopped");
     expect(story.status).toMatchObject({ state: "stopping", published: false });
 
-    expect(effects).toEqual([{ kind: "stop", routeFirst: true }]);
+    expect(effects).toEqual([{ kind: "stop", instanceId: "i", routeFirst: true }]);
     expect(typesOf(story.crash())).toEqual(["instance_exited", "service_stopped"]);
     expect(story.status).toMatchObject({ state: "stopped", failures: 0, lastExit: { requested: true } });
   });
@@ -216,15 +198,15 @@ describe("a managed service", () => {
   test("is stopped and started anew for a newer generation, and keeps its route meanwhile", () => {
     const story = new Story().run("http://127.0.0.1:1").ready();
 
-    expect(story.wish("running", 2).effects).toEqual([{ kind: "stop", routeFirst: false }]);
-    expect(story.then({ kind: "exited", exit: exitOf(0) }).effects).toEqual([launch]);
+    expect(story.wish("running", 2).effects).toEqual([{ kind: "stop", instanceId: "i", routeFirst: false }]);
+    expect(story.then({ kind: "exited", instanceId: "i", exit: exitOf(0) }).effects).toEqual([launch]);
     expect(story.run("http://127.0.0.1:1").status.published).toBe(true);
   });
 
   test("that moves to another address has no route there before it is ready", () => {
     const story = new Story().run("http://127.0.0.1:1").ready();
     story.wish("running", 2);
-    story.then({ kind: "exited", exit: exitOf(0) });
+    story.then({ kind: "exited", instanceId: "i", exit: exitOf(0) });
 
     expect(story.run("http://127.0.0.1:2").status.published).toBe(false);
     expect(story.ready().status.published).toBe(true);
@@ -241,10 +223,10 @@ describe("a managed service", () => {
 
   test("that is not ready in time is stopped and counts as a failure, even if it then leaves with code 0", () => {
     const story = new Story({ mode: "on_failure" }).run();
-    const { effects } = story.then({ kind: "readiness_missed", message: "silence" });
-    expect(effects).toEqual([{ kind: "stop", routeFirst: false }]);
+    const { effects } = story.then({ kind: "readiness_missed", instanceId: "i", message: "silence" });
+    expect(effects).toEqual([{ kind: "stop", instanceId: "i", routeFirst: false }]);
 
-    story.then({ kind: "exited", exit: exitOf(0) });
+    story.then({ kind: "exited", instanceId: "i", exit: exitOf(0) });
 
     expect(story.status).toMatchObject({
       state: "backing_off",
@@ -259,21 +241,22 @@ describe("a managed service", () => {
     const story = new Story().run();
     story.wish("stopped");
 
-    const failed = story.then({ kind: "stop_failed", survivors: [7] });
+    const failed = story.then({ kind: "stop_failed", instanceId: "i", survivors: [7] });
     expect(typesOf(failed)).toEqual(["service_stop_failed"]);
     expect(failed.effects).toEqual([{ kind: "wake", at: new Date(start.getTime() + 30_000) }]);
     expect(story.wish("running", 2).effects).toEqual([]);
-    expect(story.then({ kind: "due" }).effects).toEqual([{ kind: "stop", routeFirst: false }]);
-    expect(typesOf(story.then({ kind: "stop_failed", survivors: [7] }))).toEqual([]);
+    expect(story.then({ kind: "due" }).effects).toEqual([{ kind: "stop", instanceId: "i", routeFirst: false }]);
+    expect(typesOf(story.then({ kind: "stop_failed", instanceId: "i", survivors: [7] }))).toEqual([]);
     expect(story.crash().effects).toEqual([launch]);
   });
 
   test("is launched again without a failure when the server ended before its command ran, whatever its policy", () => {
     const story = new Story({ mode: "never" });
-    story.then({ kind: "launching", instanceId: "i", url: undefined });
+    story.then({ kind: "launching", instanceId: "i", url: undefined, unenforced: "" });
 
     const { effects } = story.then({
       kind: "never_ran",
+      instanceId: "i",
       exit: { ...exitOf(0), reason: "spawn_failed", code: undefined },
     });
 
@@ -285,7 +268,7 @@ describe("a managed service", () => {
     const story = new Story().run().ready();
     const { readyTime } = story.status;
 
-    expect(typesOf(story.then({ kind: "adopted", pid: 7 }))).toEqual(["instance_adopted"]);
+    expect(typesOf(story.then({ kind: "adopted", instanceId: "i", pid: 7 }))).toEqual(["instance_adopted"]);
     expect(story.status).toMatchObject({ state: "running", ready: true, pid: 7, readyTime });
   });
 
@@ -293,10 +276,10 @@ describe("a managed service", () => {
     const story = new Story().run();
     story.want = { ...story.want, wish: "stopped" };
 
-    const adopted = story.then({ kind: "adopted", pid: 7 });
+    const adopted = story.then({ kind: "adopted", instanceId: "i", pid: 7 });
 
     expect(typesOf(adopted)).toEqual(["instance_adopted", "instance_stopping"]);
-    expect(adopted.effects).toEqual([{ kind: "stop", routeFirst: true }]);
+    expect(adopted.effects).toEqual([{ kind: "stop", instanceId: "i", routeFirst: true }]);
   });
 });
 
@@ -350,11 +333,13 @@ class World extends Story {
       case "leave":
         return alive > 0 ? this.#end(happening === "crash" ? 1 : 0) : undefined;
       case "ready":
-        return alive > 0 && !this.#stopping ? this.carry({ kind: "ready" }) : undefined;
+        return alive > 0 && !this.#stopping ? this.carry({ kind: "ready", instanceId: "i" }) : undefined;
       case "unready":
-        return alive > 0 && !this.#stopping ? this.carry({ kind: "unready", message: "" }) : undefined;
+        return alive > 0 && !this.#stopping ? this.carry({ kind: "unready", instanceId: "i", message: "" }) : undefined;
       case "missed":
-        return alive > 0 && !this.#stopping ? this.carry({ kind: "readiness_missed", message: "" }) : undefined;
+        return alive > 0 && !this.#stopping
+          ? this.carry({ kind: "readiness_missed", instanceId: "i", message: "" })
+          : undefined;
       case "wait":
         return this.pass(100_000);
       case "start":
@@ -369,7 +354,7 @@ class World extends Story {
       case "stop failed":
         if (!this.#stopping) return undefined;
         this.#stopping = false;
-        return this.carry({ kind: "stop_failed", survivors: [7] });
+        return this.carry({ kind: "stop_failed", instanceId: "i", survivors: [7] });
       case "cannot start":
         this.#mayStart = false;
         this.carry({ kind: "look" });
@@ -410,6 +395,9 @@ class World extends Story {
           break;
         case "launch":
           this.#launch(before);
+          break;
+        case "retire":
+          throw new Error("nothing is updated rolling here");
       }
     }
   }
@@ -420,19 +408,23 @@ class World extends Story {
     const again = before === "backing_off" || before === "crash_loop";
     this.expectedRestarts = fresh ? 0 : this.expectedRestarts + (again ? 1 : 0);
     this.launches++;
-    this.then({ kind: "launching", instanceId: `i${this.launches}`, url: undefined });
+    this.then({ kind: "launching", instanceId: "i", url: undefined, unenforced: "" });
     if (!this.#mayStart) {
-      return this.carry({ kind: "exited", exit: { ...exitOf(0), reason: "spawn_failed", code: undefined } });
+      return this.carry({
+        kind: "exited",
+        instanceId: "i",
+        exit: { ...exitOf(0), reason: "spawn_failed", code: undefined },
+      });
     }
     this.alive++;
     this.most = Math.max(this.most, this.alive);
-    this.carry({ kind: "launched", pid: this.launches });
+    this.carry({ kind: "launched", instanceId: "i", pid: this.launches });
   }
 
   #end(code: number): void {
     this.alive--;
     this.#stopping = false;
-    this.carry({ kind: "exited", exit: exitOf(code) });
+    this.carry({ kind: "exited", instanceId: "i", exit: exitOf(code) });
   }
 
   /** A new server knows the status and nothing else; what lives is adopted, a stop that was begun is begun again. */
@@ -440,7 +432,7 @@ class World extends Story {
     this.#wakeAtMs = undefined;
     this.#stopping = false;
     if (this.alive > 0) {
-      this.carry({ kind: "adopted", pid: this.launches });
+      this.carry({ kind: "adopted", instanceId: "i", pid: this.launches });
       this.#stopping ||= this.status.state === "stopping" || this.status.state === "stop_failed";
     }
     this.carry({ kind: "look" });
@@ -453,8 +445,8 @@ class World extends Story {
       this.want.generation > this.status.observedGeneration
         ? 0
         : this.expectedRestarts + (["backing_off", "crash_loop"].includes(this.status.state) ? 1 : 0);
-    this.then({ kind: "launching", instanceId: "gate", url: undefined });
-    this.carry({ kind: "never_ran", exit: { ...exitOf(0), reason: "spawn_failed", code: undefined } });
+    this.then({ kind: "launching", instanceId: "i", url: undefined, unenforced: "" });
+    this.carry({ kind: "never_ran", instanceId: "i", exit: { ...exitOf(0), reason: "spawn_failed", code: undefined } });
   }
 }
 

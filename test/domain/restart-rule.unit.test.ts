@@ -2,7 +2,7 @@ import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { backOffMs, type Judgement, judgeEnd } from "../../src/domain/restart-rule.ts";
 import { defaultRestartPolicy, type RestartPolicy } from "../../src/domain/service.ts";
-import type { ServiceStatus } from "../../src/domain/status.ts";
+import { blankStatus, type ServiceStatus } from "../../src/domain/status.ts";
 
 type Past = Pick<ServiceStatus, "failures" | "recentFailures" | "readyTime">;
 
@@ -10,30 +10,21 @@ const start = new Date("2026-01-01T00:00:00Z").getTime();
 const at = (ms: number) => new Date(start + ms);
 
 const unblemished: ServiceStatus = {
+  ...blankStatus,
   state: "running",
   ready: true,
-  reason: "",
-  message: "",
   observedGeneration: 1,
   instanceId: "i",
   pid: 7,
   startTime: at(0),
-  readyTime: undefined,
-  lastExit: undefined,
-  restarts: 0,
-  failures: 0,
-  recentFailures: [],
-  nextStartTime: undefined,
-  url: undefined,
-  published: false,
   transitionTime: at(0),
 };
 
 function judge(
   past: Partial<Past>,
-  { atMs = 0, random = 0, code = 1, policy = {} as Partial<RestartPolicy>, missedReadiness = false } = {},
+  { atMs = 0, random = 0, code = 1, policy = {} as Partial<RestartPolicy>, wasGivenUp = false } = {},
 ): Judgement {
-  const ending = { exit: { reason: "exited", code }, missedReadiness, now: at(atMs), random } as const;
+  const ending = { exit: { reason: "exited", code }, wasGivenUp, now: at(atMs), random } as const;
   return judgeEnd({ ...unblemished, ...past }, ending, { ...defaultRestartPolicy, ...policy });
 }
 
@@ -79,7 +70,7 @@ describe("a service that ends", () => {
     expect(judge({}, { code: 0, policy: { mode: "on_failure" } }).kind).toBe("complete");
     expect(judge({}, { code: 0, policy: { mode: "never" } }).kind).toBe("complete");
     expect(judge({}, { code: 0 }).kind).toBe("restart");
-    expect(judge({}, { code: 0, policy: { mode: "on_failure" }, missedReadiness: true }).kind).toBe("restart");
+    expect(judge({}, { code: 0, policy: { mode: "on_failure" }, wasGivenUp: true }).kind).toBe("restart");
   });
 
   test("is given up after its restarts in a row are used up", () => {
@@ -118,8 +109,12 @@ describe("a service that ends", () => {
 
 describe("whatever the policy", () => {
   const policy = fc
-    .record({ baseDelayMs: fc.integer({ min: 100, max: 300_000 }), cap: fc.integer({ min: 1_000, max: 3_600_000 }) })
-    .map(({ baseDelayMs, cap }) => ({ baseDelayMs, maxDelayMs: Math.max(cap, baseDelayMs) }));
+    .record({
+      baseDelayMs: fc.integer({ min: 100, max: 300_000 }),
+      cap: fc.integer({ min: 1_000, max: 3_600_000 }),
+      multiplier: fc.double({ min: 1, max: 10, noNaN: true }),
+    })
+    .map(({ baseDelayMs, cap, multiplier }) => ({ baseDelayMs, maxDelayMs: Math.max(cap, baseDelayMs), multiplier }));
 
   test("the back-off never falls within a row", () => {
     fc.assert(

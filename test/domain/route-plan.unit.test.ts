@@ -8,6 +8,8 @@ import {
   type SeenRoute,
 } from "../../src/domain/route-plan.ts";
 import type { Service } from "../../src/domain/service.ts";
+import { parseServiceSpec } from "../../src/domain/service-spec.ts";
+import { blankStatus } from "../../src/domain/status.ts";
 
 const everyone = { isReleased: () => true };
 const nobody = { isReleased: () => false };
@@ -98,13 +100,13 @@ test("doubt puts again what looks right", () => {
 });
 
 test("an external service wants its url until it is deleted", () => {
-  const service = serviceWith({ url: "http://10.0.0.1:80", type: "external" });
+  const service = serviceWith({ url: "http://10.0.0.1:8080", type: "external" });
 
   expect(routeFor(service)).toEqual({
     service: "grader",
     serviceUid: "uid-grader",
     prefix: "/services/grader/",
-    target: "http://10.0.0.1:80",
+    target: "http://10.0.0.1:8080",
   });
   expect(routeFor({ ...service, wish: "stopped" })).toBeDefined();
   expect(routeFor({ ...service, wish: "deleted" })).toBeUndefined();
@@ -156,50 +158,23 @@ function serviceWith(what: {
 }): Service {
   const { url, type, statusUrl, published = false } = what;
   const never = new Date(0);
-  const policy = { mode: "always", baseDelayMs: 1, maxDelayMs: 1, resetAfterMs: 1, maxRestarts: undefined } as const;
-  const managed = {
-    type: "managed",
-    command: ["true"],
-    environment: {},
-    cwd: undefined,
-    user: undefined,
-    restartPolicy: policy,
-    stopGraceMs: 1,
-    readinessTimeoutMs: 1,
-    minReadyMs: 1,
-  } as const;
+  const input = {
+    url,
+    kind: type === "external" ? ({ type } as const) : ({ type, command: ["true"] } as const),
+  };
   return {
     name: "grader",
     uid: "uid-grader",
-    spec: {
-      kind: type === "external" ? { type } : managed,
-      admin: false,
-      url,
-      apiTokenSet: false,
-      oauthClientId: "",
-      oauthNoConfirm: false,
-      info: {},
-      display: true,
-      labels: {},
-    },
+    spec: parseServiceSpec("grader", input, { forbidden: [], field: "spec" }).spec,
     wish: "running",
     generation: 1,
+    resets: 0,
     version: 1,
     status: {
+      ...blankStatus,
       state: "running",
       ready: true,
-      reason: "",
-      message: "",
       observedGeneration: 1,
-      instanceId: undefined,
-      pid: undefined,
-      startTime: undefined,
-      readyTime: undefined,
-      lastExit: undefined,
-      restarts: 0,
-      failures: 0,
-      recentFailures: [],
-      nextStartTime: undefined,
       url: statusUrl,
       published,
       transitionTime: never,

@@ -3,6 +3,7 @@ import { connect } from "node:net";
 import { setTimeout as delay } from "node:timers/promises";
 import { expect, test } from "vitest";
 import { systemClock } from "../../src/domain/clock.ts";
+import { parseServiceSpec } from "../../src/domain/service-spec.ts";
 import { ConfigurableHttpProxy } from "../../src/proxy/configurable-http-proxy.ts";
 import { RouteKeeper } from "../../src/proxy/route-keeper.ts";
 import { noRouteMetrics, type RouteMetrics } from "../../src/proxy/route-metrics.ts";
@@ -98,16 +99,8 @@ test("a managed service has its route while it is published", async () => {
   const target = await startTarget("managed");
   await startKeeper(proxy, store);
   const { spec } = externalService("job", "http://127.0.0.1:0");
-  const policy = { mode: "always", baseDelayMs: 1, maxDelayMs: 1, resetAfterMs: 1, maxRestarts: undefined } as const;
-  const limits = { stopGraceMs: 1, readinessTimeoutMs: 1, minReadyMs: 1, restartPolicy: policy };
-  const kind = {
-    type: "managed",
-    command: ["true"],
-    environment: {},
-    cwd: undefined,
-    user: undefined,
-    ...limits,
-  } as const;
+  const input = { kind: { type: "managed", command: ["true"] } } as const;
+  const { kind } = parseServiceSpec("job", input, { forbidden: [], field: "spec" }).spec;
   const service = newService("job", { ...spec, kind }, { url: target, published: false });
 
   store.set(service);

@@ -11,7 +11,7 @@ import { afterEach } from "vitest";
 import type { Event, NewEvent } from "../../src/domain/event.ts";
 import type { Route } from "../../src/domain/route.ts";
 import type { Service, ServiceSpec } from "../../src/domain/service.ts";
-import type { ServiceStatus } from "../../src/domain/status.ts";
+import { blankStatus, type ServiceStatus } from "../../src/domain/status.ts";
 import type { RouteFact } from "../../src/proxy/route-book.ts";
 import type { EventFollower, FollowedItem, ServiceSnapshots } from "../../src/proxy/route-keeper.ts";
 import { eventually } from "../support/eventually.ts";
@@ -321,7 +321,7 @@ export class LittleStore implements ServiceSnapshots, EventFollower {
 }
 
 const plainSpec: ServiceSpec = {
-  kind: { type: "external" },
+  kind: { type: "external", probe: undefined },
   admin: false,
   url: undefined,
   apiTokenSet: false,
@@ -332,25 +332,7 @@ const plainSpec: ServiceSpec = {
   labels: {},
 };
 
-const plainStatus: ServiceStatus = {
-  state: "external",
-  ready: false,
-  reason: "",
-  message: "",
-  observedGeneration: 0,
-  instanceId: undefined,
-  pid: undefined,
-  startTime: undefined,
-  readyTime: undefined,
-  lastExit: undefined,
-  restarts: 0,
-  failures: 0,
-  recentFailures: [],
-  nextStartTime: undefined,
-  url: undefined,
-  published: true,
-  transitionTime: new Date(0),
-};
+const plainStatus: ServiceStatus = { ...blankStatus, state: "external", published: true, transitionTime: new Date(0) };
 
 export function newService(name: string, spec: ServiceSpec, status: Partial<ServiceStatus> = {}): Service {
   return {
@@ -359,6 +341,7 @@ export function newService(name: string, spec: ServiceSpec, status: Partial<Serv
     spec,
     wish: "running",
     generation: 1,
+    resets: 0,
     version: 1,
     status: { ...plainStatus, ...status },
     route: undefined,

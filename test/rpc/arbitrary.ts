@@ -3,7 +3,7 @@ import type { Event, EventBody } from "../../src/domain/event.ts";
 import type { Route } from "../../src/domain/route.ts";
 import type { JsonValue, Service, ServiceSpec } from "../../src/domain/service.ts";
 import { parseServiceSpec, reservedEnvironment, type ServiceSpecInput } from "../../src/domain/service-spec.ts";
-import type { ServiceStatus } from "../../src/domain/status.ts";
+import { blankStatus, type ServiceStatus } from "../../src/domain/status.ts";
 
 /** Any spec that a client may write and the domain accepts. */
 export function anySpec(name = "web"): fc.Arbitrary<ServiceSpec> {
@@ -75,22 +75,14 @@ const longAgo = new Date("2026-01-02T03:04:05.678Z");
 
 export function aStatus(status: Partial<ServiceStatus> = {}): ServiceStatus {
   return {
+    ...blankStatus,
     state: "running",
     ready: true,
-    reason: "",
-    message: "",
     observedGeneration: 1,
     instanceId: "6b1a3f5e-0000-4000-8000-000000000001",
     pid: 4711,
     startTime: longAgo,
     readyTime: longAgo,
-    lastExit: undefined,
-    restarts: 0,
-    failures: 0,
-    recentFailures: [],
-    nextStartTime: undefined,
-    url: undefined,
-    published: false,
     transitionTime: longAgo,
     ...status,
   };
@@ -103,6 +95,7 @@ export function aService(service: Partial<Service> & { readonly name: string }):
     spec: parseServiceSpec(service.name, input, { forbidden: [], field: "service.spec" }).spec,
     wish: "running",
     generation: 1,
+    resets: 0,
     version: 1,
     status: aStatus(),
     route: undefined,

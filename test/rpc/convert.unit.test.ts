@@ -139,6 +139,7 @@ test("an ended instance has no pid any more", () => {
     serviceUid: "u",
     generation: 1,
     node: "n",
+    role: "current" as const,
     process: undefined,
     pid: 4711,
     createTime: new Date(0),

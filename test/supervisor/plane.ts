@@ -130,6 +130,8 @@ export class Plane {
       leftovers,
       budget: new RestartBudget(clock),
       drainMs,
+      routes: false,
+      reach: () => undefined,
       onFailure,
       stateDir,
       feed,

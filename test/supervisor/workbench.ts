@@ -45,6 +45,9 @@ export class Workbench {
       cwd: work.cwd,
       environment: new Map(Object.entries({ ...environment, STEWARD_INSTANCE: instanceId })),
       account: work.account,
+      limits: {},
+      unenforced: "",
+      notifyFd: undefined,
     });
     this.track(launched);
     this.#exits.push(launched.exited);

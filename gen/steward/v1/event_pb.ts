@@ -11,7 +11,7 @@ import type { InstanceExit } from "./instance_pb.ts";
 import { file_steward_v1_instance } from "./instance_pb.ts";
 import type { Route } from "./route_pb.ts";
 import { file_steward_v1_route } from "./route_pb.ts";
-import type { Service, Wish } from "./service_pb.ts";
+import type { Condition, Service, Wish } from "./service_pb.ts";
 import { file_steward_v1_service } from "./service_pb.ts";
 import type { Message, UnknownEnum } from "@bufbuild/protobuf";
 
@@ -19,7 +19,7 @@ import type { Message, UnknownEnum } from "@bufbuild/protobuf";
  * Describes the file steward/v1/event.proto.
  */
 export const file_steward_v1_event: GenFile = /*@__PURE__*/
-  fileDesc("ChZzdGV3YXJkL3YxL2V2ZW50LnByb3RvEgpzdGV3YXJkLnYxIj8KBkN1cnNvchIaCglzdG9yZV91aWQYASABKAlCB7pIBHICGEASGQoIcmV2aXNpb24YAiABKANCB7pIBCICKAAipwQKBUV2ZW50EhAKCHJldmlzaW9uGAEgASgDEg0KBWluZGV4GAIgASgFEigKBHRpbWUYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEiMKBHR5cGUYBCABKA4yFS5zdGV3YXJkLnYxLkV2ZW50VHlwZRIPCgdzZXJ2aWNlGAUgASgJEhMKC3NlcnZpY2VfdWlkGAYgASgJEhIKCmdlbmVyYXRpb24YByABKAMSDQoFYWN0b3IYCCABKAkSEgoKcmVxdWVzdF9pZBgJIAEoCRIMCgRub2RlGAogASgJEg8KB21lc3NhZ2UYCyABKAkSKwoGdXBkYXRlGAwgASgLMhkuc3Rld2FyZC52MS5TZXJ2aWNlVXBkYXRlSAASJgoEd2lzaBgNIAEoCzIWLnN0ZXdhcmQudjEuV2lzaENoYW5nZUgAEi4KCGluc3RhbmNlGA4gASgLMhouc3Rld2FyZC52MS5JbnN0YW5jZUNoYW5nZUgAEioKB3Jlc3RhcnQYDyABKAsyFy5zdGV3YXJkLnYxLlJlc3RhcnRQbGFuSAASKAoFcm91dGUYECABKAsyFy5zdGV3YXJkLnYxLlJvdXRlQ2hhbmdlSAASKAoFdG9rZW4YESABKAsyFy5zdGV3YXJkLnYxLlRva2VuQ2hhbmdlSAASIgoFYWZ0ZXIYEiABKAsyEy5zdGV3YXJkLnYxLlNlcnZpY2VCCQoHcGF5bG9hZCIwCg1TZXJ2aWNlVXBkYXRlEg0KBXBhdGhzGAEgAygJEhAKCHJlc3RhcnRzGAIgASgIIiwKCldpc2hDaGFuZ2USHgoEd2lzaBgBIAEoDjIQLnN0ZXdhcmQudjEuV2lzaCJaCg5JbnN0YW5jZUNoYW5nZRITCgtpbnN0YW5jZV9pZBgBIAEoCRILCgNwaWQYAiABKAUSJgoEZXhpdBgDIAEoCzIYLnN0ZXdhcmQudjEuSW5zdGFuY2VFeGl0IlMKC1Jlc3RhcnRQbGFuEg8KB2F0dGVtcHQYASABKAUSMwoPbmV4dF9zdGFydF90aW1lGAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCIvCgtSb3V0ZUNoYW5nZRIgCgVyb3V0ZRgBIAEoCzIRLnN0ZXdhcmQudjEuUm91dGUiNAoLVG9rZW5DaGFuZ2USEAoIdG9rZW5faWQYASABKAkSEwoLcmVwbGFjZWRfYnkYAiABKAkiSQoLV2F0Y2hPcGVuZWQSDAoEaGVhZBgBIAEoAxIOCgZvbGRlc3QYAiABKAMSHAoUcHJvZ3Jlc3NfaW50ZXJ2YWxfbXMYAyABKAMiEgoQV2F0Y2hTbmFwc2hvdEVuZCIPCg1XYXRjaFByb2dyZXNzKtgHCglFdmVudFR5cGUSGgoWRVZFTlRfVFlQRV9VTlNQRUNJRklFRBAAEh4KGkVWRU5UX1RZUEVfU0VSVklDRV9DUkVBVEVEEAESHgoaRVZFTlRfVFlQRV9TRVJWSUNFX1VQREFURUQQAhIeChpFVkVOVF9UWVBFX1NFUlZJQ0VfREVMRVRFRBADEhsKF0VWRU5UX1RZUEVfV0lTSF9DSEFOR0VEEAQSIAocRVZFTlRfVFlQRV9JTlNUQU5DRV9TVEFSVElORxAKEh8KG0VWRU5UX1RZUEVfSU5TVEFOQ0VfU1RBUlRFRBALEh0KGUVWRU5UX1RZUEVfSU5TVEFOQ0VfUkVBRFkQDBIfChtFVkVOVF9UWVBFX0lOU1RBTkNFX1VOUkVBRFkQDRIgChxFVkVOVF9UWVBFX0lOU1RBTkNFX1NUT1BQSU5HEA4SHgoaRVZFTlRfVFlQRV9JTlNUQU5DRV9FWElURUQQDxIfChtFVkVOVF9UWVBFX0lOU1RBTkNFX0FET1BURUQQEBIgChxFVkVOVF9UWVBFX1JFU1RBUlRfU0NIRURVTEVEEBQSIQodRVZFTlRfVFlQRV9DUkFTSF9MT09QX0VOVEVSRUQQFRIeChpFVkVOVF9UWVBFX1NFUlZJQ0VfU1RPUFBFRBAWEiAKHEVWRU5UX1RZUEVfU0VSVklDRV9DT01QTEVURUQQFxIdChlFVkVOVF9UWVBFX1NFUlZJQ0VfRkFJTEVEEBgSIgoeRVZFTlRfVFlQRV9TRVJWSUNFX1NUT1BfRkFJTEVEEBkSHAoYRVZFTlRfVFlQRV9ST1VURV9QRU5ESU5HEB4SHwobRVZFTlRfVFlQRV9ST1VURV9QUk9HUkFNTUVEEB8SHQoZRVZFTlRfVFlQRV9ST1VURV9ERUdSQURFRBAgEhwKGEVWRU5UX1RZUEVfUk9VVEVfQkxPQ0tFRBAhEh0KGUVWRU5UX1RZUEVfUk9VVEVfUkVNT1ZJTkcQIhIcChhFVkVOVF9UWVBFX1JPVVRFX1JFTU9WRUQQIxIXChNFVkVOVF9UWVBFX1BST1hZX1VQECgSGQoVRVZFTlRfVFlQRV9QUk9YWV9ET1dOECkSGwoXRVZFTlRfVFlQRV9UT0tFTl9JU1NVRUQQMhIcChhFVkVOVF9UWVBFX1RPS0VOX1JPVEFURUQQMxIcChhFVkVOVF9UWVBFX1RPS0VOX1JFVk9LRUQQNBIdChlFVkVOVF9UWVBFX1NFUlZFUl9TVEFSVEVEEDwSHQoZRVZFTlRfVFlQRV9TRVJWRVJfU1RPUFBFRBA9YgZwcm90bzM", [file_buf_validate_validate, file_google_protobuf_timestamp, file_steward_v1_instance, file_steward_v1_route, file_steward_v1_service]);
+  fileDesc("ChZzdGV3YXJkL3YxL2V2ZW50LnByb3RvEgpzdGV3YXJkLnYxIj8KBkN1cnNvchIaCglzdG9yZV91aWQYASABKAlCB7pIBHICGEASGQoIcmV2aXNpb24YAiABKANCB7pIBCICKAAi/QQKBUV2ZW50EhAKCHJldmlzaW9uGAEgASgDEg0KBWluZGV4GAIgASgFEigKBHRpbWUYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEiMKBHR5cGUYBCABKA4yFS5zdGV3YXJkLnYxLkV2ZW50VHlwZRIPCgdzZXJ2aWNlGAUgASgJEhMKC3NlcnZpY2VfdWlkGAYgASgJEhIKCmdlbmVyYXRpb24YByABKAMSDQoFYWN0b3IYCCABKAkSEgoKcmVxdWVzdF9pZBgJIAEoCRIMCgRub2RlGAogASgJEg8KB21lc3NhZ2UYCyABKAkSKwoGdXBkYXRlGAwgASgLMhkuc3Rld2FyZC52MS5TZXJ2aWNlVXBkYXRlSAASJgoEd2lzaBgNIAEoCzIWLnN0ZXdhcmQudjEuV2lzaENoYW5nZUgAEi4KCGluc3RhbmNlGA4gASgLMhouc3Rld2FyZC52MS5JbnN0YW5jZUNoYW5nZUgAEioKB3Jlc3RhcnQYDyABKAsyFy5zdGV3YXJkLnYxLlJlc3RhcnRQbGFuSAASKAoFcm91dGUYECABKAsyFy5zdGV3YXJkLnYxLlJvdXRlQ2hhbmdlSAASKAoFdG9rZW4YESABKAsyFy5zdGV3YXJkLnYxLlRva2VuQ2hhbmdlSAASKgoJY29uZGl0aW9uGBMgASgLMhUuc3Rld2FyZC52MS5Db25kaXRpb25IABIoCgZzaWduYWwYFCABKAsyFi5zdGV3YXJkLnYxLlNpZ25hbFNlbnRIABIiCgVhZnRlchgSIAEoCzITLnN0ZXdhcmQudjEuU2VydmljZUIJCgdwYXlsb2FkIjAKDVNlcnZpY2VVcGRhdGUSDQoFcGF0aHMYASADKAkSEAoIcmVzdGFydHMYAiABKAgiLAoKV2lzaENoYW5nZRIeCgR3aXNoGAEgASgOMhAuc3Rld2FyZC52MS5XaXNoIloKDkluc3RhbmNlQ2hhbmdlEhMKC2luc3RhbmNlX2lkGAEgASgJEgsKA3BpZBgCIAEoBRImCgRleGl0GAMgASgLMhguc3Rld2FyZC52MS5JbnN0YW5jZUV4aXQiUwoLUmVzdGFydFBsYW4SDwoHYXR0ZW1wdBgBIAEoBRIzCg9uZXh0X3N0YXJ0X3RpbWUYAiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIi8KC1JvdXRlQ2hhbmdlEiAKBXJvdXRlGAEgASgLMhEuc3Rld2FyZC52MS5Sb3V0ZSIxCgpTaWduYWxTZW50EhMKC2luc3RhbmNlX2lkGAEgASgJEg4KBnNpZ25hbBgCIAEoCSI0CgtUb2tlbkNoYW5nZRIQCgh0b2tlbl9pZBgBIAEoCRITCgtyZXBsYWNlZF9ieRgCIAEoCSJJCgtXYXRjaE9wZW5lZBIMCgRoZWFkGAEgASgDEg4KBm9sZGVzdBgCIAEoAxIcChRwcm9ncmVzc19pbnRlcnZhbF9tcxgDIAEoAyISChBXYXRjaFNuYXBzaG90RW5kIg8KDVdhdGNoUHJvZ3Jlc3MqqQoKCUV2ZW50VHlwZRIaChZFVkVOVF9UWVBFX1VOU1BFQ0lGSUVEEAASHgoaRVZFTlRfVFlQRV9TRVJWSUNFX0NSRUFURUQQARIeChpFVkVOVF9UWVBFX1NFUlZJQ0VfVVBEQVRFRBACEh4KGkVWRU5UX1RZUEVfU0VSVklDRV9ERUxFVEVEEAMSGwoXRVZFTlRfVFlQRV9XSVNIX0NIQU5HRUQQBBIgChxFVkVOVF9UWVBFX0lOU1RBTkNFX1NUQVJUSU5HEAoSHwobRVZFTlRfVFlQRV9JTlNUQU5DRV9TVEFSVEVEEAsSHQoZRVZFTlRfVFlQRV9JTlNUQU5DRV9SRUFEWRAMEh8KG0VWRU5UX1RZUEVfSU5TVEFOQ0VfVU5SRUFEWRANEiAKHEVWRU5UX1RZUEVfSU5TVEFOQ0VfU1RPUFBJTkcQDhIeChpFVkVOVF9UWVBFX0lOU1RBTkNFX0VYSVRFRBAPEh8KG0VWRU5UX1RZUEVfSU5TVEFOQ0VfQURPUFRFRBAQEiAKHEVWRU5UX1RZUEVfSU5TVEFOQ0VfUFJPTU9URUQQERIhCh1FVkVOVF9UWVBFX0lOU1RBTkNFX1NJR05BTExFRBASEiAKHEVWRU5UX1RZUEVfUkVTVEFSVF9TQ0hFRFVMRUQQFBIhCh1FVkVOVF9UWVBFX0NSQVNIX0xPT1BfRU5URVJFRBAVEh4KGkVWRU5UX1RZUEVfU0VSVklDRV9TVE9QUEVEEBYSIAocRVZFTlRfVFlQRV9TRVJWSUNFX0NPTVBMRVRFRBAXEh0KGUVWRU5UX1RZUEVfU0VSVklDRV9GQUlMRUQQGBIiCh5FVkVOVF9UWVBFX1NFUlZJQ0VfU1RPUF9GQUlMRUQQGRIeChpFVkVOVF9UWVBFX1NFUlZJQ0VfV0FJVElORxAaEhwKGEVWRU5UX1RZUEVfVVBEQVRFX0ZBSUxFRBAbEhwKGEVWRU5UX1RZUEVfU0VSVklDRV9SRVNFVBAcEhwKGEVWRU5UX1RZUEVfUk9VVEVfUEVORElORxAeEh8KG0VWRU5UX1RZUEVfUk9VVEVfUFJPR1JBTU1FRBAfEh0KGUVWRU5UX1RZUEVfUk9VVEVfREVHUkFERUQQIBIcChhFVkVOVF9UWVBFX1JPVVRFX0JMT0NLRUQQIRIdChlFVkVOVF9UWVBFX1JPVVRFX1JFTU9WSU5HECISHAoYRVZFTlRfVFlQRV9ST1VURV9SRU1PVkVEECMSFwoTRVZFTlRfVFlQRV9QUk9YWV9VUBAoEhkKFUVWRU5UX1RZUEVfUFJPWFlfRE9XThApEhsKF0VWRU5UX1RZUEVfVE9LRU5fSVNTVUVEEDISHAoYRVZFTlRfVFlQRV9UT0tFTl9ST1RBVEVEEDMSHAoYRVZFTlRfVFlQRV9UT0tFTl9SRVZPS0VEEDQSHQoZRVZFTlRfVFlQRV9TRVJWRVJfU1RBUlRFRBA8Eh0KGUVWRU5UX1RZUEVfU0VSVkVSX1NUT1BQRUQQPRIYChRFVkVOVF9UWVBFX0RJU0tfRlVMTBA+EhkKFUVWRU5UX1RZUEVfRElTS19GUkVFRBA/EhkKFUVWRU5UX1RZUEVfU0VSVklDRV9VUBBGEhsKF0VWRU5UX1RZUEVfU0VSVklDRV9ET1dOEEcSHwobRVZFTlRfVFlQRV9DT05ESVRJT05fUkFJU0VEEEgSIAocRVZFTlRfVFlQRV9DT05ESVRJT05fQ0xFQVJFRBBJYgZwcm90bzM", [file_buf_validate_validate, file_google_protobuf_timestamp, file_steward_v1_instance, file_steward_v1_route, file_steward_v1_service]);
 
 /**
  * A place in the event log of one store: everything up to and including `revision`.
@@ -185,6 +185,22 @@ export type Event = Message<"steward.v1.Event"> & {
      */
     value: TokenChange;
     case: "token";
+  } | {
+    /**
+     * Of all CONDITION_... events.
+     *
+     * @generated from field: steward.v1.Condition condition = 19;
+     */
+    value: Condition;
+    case: "condition";
+  } | {
+    /**
+     * Of INSTANCE_SIGNALLED.
+     *
+     * @generated from field: steward.v1.SignalSent signal = 20;
+     */
+    value: SignalSent;
+    case: "signal";
   } | { case: undefined; value?: undefined };
 
   /**
@@ -336,6 +352,34 @@ export const RouteChangeSchema: GenMessage<RouteChange> = /*@__PURE__*/
   messageDesc(file_steward_v1_event, 6);
 
 /**
+ * A signal that a client had sent.
+ *
+ * @generated from message steward.v1.SignalSent
+ */
+export type SignalSent = Message<"steward.v1.SignalSent"> & {
+  /**
+   * The id of the instance.
+   *
+   * @generated from field: string instance_id = 1;
+   */
+  instanceId: string;
+
+  /**
+   * The name of the signal, such as SIGHUP.
+   *
+   * @generated from field: string signal = 2;
+   */
+  signal: string;
+};
+
+/**
+ * Describes the message steward.v1.SignalSent.
+ * Use `create(SignalSentSchema)` to create a new message.
+ */
+export const SignalSentSchema: GenMessage<SignalSent> = /*@__PURE__*/
+  messageDesc(file_steward_v1_event, 7);
+
+/**
  * What happened to a token.
  *
  * @generated from message steward.v1.TokenChange
@@ -361,7 +405,7 @@ export type TokenChange = Message<"steward.v1.TokenChange"> & {
  * Use `create(TokenChangeSchema)` to create a new message.
  */
 export const TokenChangeSchema: GenMessage<TokenChange> = /*@__PURE__*/
-  messageDesc(file_steward_v1_event, 7);
+  messageDesc(file_steward_v1_event, 8);
 
 /**
  * The first message of every watch.
@@ -396,7 +440,7 @@ export type WatchOpened = Message<"steward.v1.WatchOpened"> & {
  * Use `create(WatchOpenedSchema)` to create a new message.
  */
 export const WatchOpenedSchema: GenMessage<WatchOpened> = /*@__PURE__*/
-  messageDesc(file_steward_v1_event, 8);
+  messageDesc(file_steward_v1_event, 9);
 
 /**
  * The end of the snapshot: what follows are changes.
@@ -411,7 +455,7 @@ export type WatchSnapshotEnd = Message<"steward.v1.WatchSnapshotEnd"> & {
  * Use `create(WatchSnapshotEndSchema)` to create a new message.
  */
 export const WatchSnapshotEndSchema: GenMessage<WatchSnapshotEnd> = /*@__PURE__*/
-  messageDesc(file_steward_v1_event, 9);
+  messageDesc(file_steward_v1_event, 10);
 
 /**
  * Nothing matched up to the response's cursor.
@@ -426,7 +470,7 @@ export type WatchProgress = Message<"steward.v1.WatchProgress"> & {
  * Use `create(WatchProgressSchema)` to create a new message.
  */
 export const WatchProgressSchema: GenMessage<WatchProgress> = /*@__PURE__*/
-  messageDesc(file_steward_v1_event, 10);
+  messageDesc(file_steward_v1_event, 11);
 
 /**
  * What can happen. Clients must expect new values.
@@ -519,6 +563,20 @@ export const EventType = {
   INSTANCE_ADOPTED: 16,
 
   /**
+   * It took over from the instance before, which is drained and ended.
+   *
+   * @generated from enum value: EVENT_TYPE_INSTANCE_PROMOTED = 17;
+   */
+  INSTANCE_PROMOTED: 17,
+
+  /**
+   * A client had a signal sent to it.
+   *
+   * @generated from enum value: EVENT_TYPE_INSTANCE_SIGNALLED = 18;
+   */
+  INSTANCE_SIGNALLED: 18,
+
+  /**
    * The next start is due later.
    *
    * @generated from enum value: EVENT_TYPE_RESTART_SCHEDULED = 20;
@@ -526,7 +584,7 @@ export const EventType = {
   RESTART_SCHEDULED: 20,
 
   /**
-   * 5 unexpected exits within 5 minutes.
+   * Too many unexpected exits within a window.
    *
    * @generated from enum value: EVENT_TYPE_CRASH_LOOP_ENTERED = 21;
    */
@@ -559,6 +617,27 @@ export const EventType = {
    * @generated from enum value: EVENT_TYPE_SERVICE_STOP_FAILED = 25;
    */
   SERVICE_STOP_FAILED: 25,
+
+  /**
+   * A start waits for other services.
+   *
+   * @generated from enum value: EVENT_TYPE_SERVICE_WAITING = 26;
+   */
+  SERVICE_WAITING: 26,
+
+  /**
+   * A rolling update failed: the instance before goes on.
+   *
+   * @generated from enum value: EVENT_TYPE_UPDATE_FAILED = 27;
+   */
+  UPDATE_FAILED: 27,
+
+  /**
+   * Reset was called: failures are forgotten.
+   *
+   * @generated from enum value: EVENT_TYPE_SERVICE_RESET = 28;
+   */
+  SERVICE_RESET: 28,
 
   /**
    * A route is wanted, or wanted otherwise than before.
@@ -650,6 +729,48 @@ export const EventType = {
    * @generated from enum value: EVENT_TYPE_SERVER_STOPPED = 61;
    */
   SERVER_STOPPED: 61,
+
+  /**
+   * The disk of the state directory is full or nearly so: what services write may be lost.
+   *
+   * @generated from enum value: EVENT_TYPE_DISK_FULL = 62;
+   */
+  DISK_FULL: 62,
+
+  /**
+   * The disk has room again.
+   *
+   * @generated from enum value: EVENT_TYPE_DISK_FREED = 63;
+   */
+  DISK_FREED: 63,
+
+  /**
+   * An external service was found up.
+   *
+   * @generated from enum value: EVENT_TYPE_SERVICE_UP = 70;
+   */
+  SERVICE_UP: 70,
+
+  /**
+   * An external service was found down.
+   *
+   * @generated from enum value: EVENT_TYPE_SERVICE_DOWN = 71;
+   */
+  SERVICE_DOWN: 71,
+
+  /**
+   * A condition of a service came up.
+   *
+   * @generated from enum value: EVENT_TYPE_CONDITION_RAISED = 72;
+   */
+  CONDITION_RAISED: 72,
+
+  /**
+   * A condition of a service is over.
+   *
+   * @generated from enum value: EVENT_TYPE_CONDITION_CLEARED = 73;
+   */
+  CONDITION_CLEARED: 73,
 } as const;
 
 /**

@@ -12,7 +12,7 @@ import type { Message, UnknownEnum } from "@bufbuild/protobuf";
  * Describes the file steward/v1/instance.proto.
  */
 export const file_steward_v1_instance: GenFile = /*@__PURE__*/
-  fileDesc("ChlzdGV3YXJkL3YxL2luc3RhbmNlLnByb3RvEgpzdGV3YXJkLnYxIs4CCghJbnN0YW5jZRIKCgJpZBgBIAEoCRIPCgdzZXJ2aWNlGAIgASgJEhMKC3NlcnZpY2VfdWlkGAMgASgJEhIKCmdlbmVyYXRpb24YBCABKAMSDAoEbm9kZRgFIAEoCRILCgNwaWQYBiABKAUSKAoFc3RhdGUYByABKA4yGS5zdGV3YXJkLnYxLkluc3RhbmNlU3RhdGUSLwoLY3JlYXRlX3RpbWUYCCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi4KCnN0YXJ0X3RpbWUYCSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi4KCnJlYWR5X3RpbWUYCiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEiYKBGV4aXQYCyABKAsyGC5zdGV3YXJkLnYxLkluc3RhbmNlRXhpdCK4AQoMSW5zdGFuY2VFeGl0Ei4KBnJlYXNvbhgBIAEoDjIeLnN0ZXdhcmQudjEuSW5zdGFuY2VFeGl0UmVhc29uEhEKBGNvZGUYAiABKAVIAIgBARIOCgZzaWduYWwYAyABKAkSDwoHbWVzc2FnZRgEIAEoCRIoCgR0aW1lGAUgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIRCglyZXF1ZXN0ZWQYBiABKAhCBwoFX2NvZGUqngEKDUluc3RhbmNlU3RhdGUSHgoaSU5TVEFOQ0VfU1RBVEVfVU5TUEVDSUZJRUQQABIaChZJTlNUQU5DRV9TVEFURV9DUkVBVEVEEAESGgoWSU5TVEFOQ0VfU1RBVEVfUlVOTklORxACEhsKF0lOU1RBTkNFX1NUQVRFX1NUT1BQSU5HEAMSGAoUSU5TVEFOQ0VfU1RBVEVfRU5ERUQQBCrEAQoSSW5zdGFuY2VFeGl0UmVhc29uEiQKIElOU1RBTkNFX0VYSVRfUkVBU09OX1VOU1BFQ0lGSUVEEAASHwobSU5TVEFOQ0VfRVhJVF9SRUFTT05fRVhJVEVEEAESIQodSU5TVEFOQ0VfRVhJVF9SRUFTT05fU0lHTkFMRUQQAhIlCiFJTlNUQU5DRV9FWElUX1JFQVNPTl9TUEFXTl9GQUlMRUQQAxIdChlJTlNUQU5DRV9FWElUX1JFQVNPTl9MT1NUEARiBnByb3RvMw", [file_google_protobuf_timestamp]);
+  fileDesc("ChlzdGV3YXJkL3YxL2luc3RhbmNlLnByb3RvEgpzdGV3YXJkLnYxIvYCCghJbnN0YW5jZRIKCgJpZBgBIAEoCRIPCgdzZXJ2aWNlGAIgASgJEhMKC3NlcnZpY2VfdWlkGAMgASgJEhIKCmdlbmVyYXRpb24YBCABKAMSDAoEbm9kZRgFIAEoCRILCgNwaWQYBiABKAUSKAoFc3RhdGUYByABKA4yGS5zdGV3YXJkLnYxLkluc3RhbmNlU3RhdGUSLwoLY3JlYXRlX3RpbWUYCCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi4KCnN0YXJ0X3RpbWUYCSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi4KCnJlYWR5X3RpbWUYCiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEiYKBGV4aXQYCyABKAsyGC5zdGV3YXJkLnYxLkluc3RhbmNlRXhpdBImCgRyb2xlGAwgASgOMhguc3Rld2FyZC52MS5JbnN0YW5jZVJvbGUiuAEKDEluc3RhbmNlRXhpdBIuCgZyZWFzb24YASABKA4yHi5zdGV3YXJkLnYxLkluc3RhbmNlRXhpdFJlYXNvbhIRCgRjb2RlGAIgASgFSACIAQESDgoGc2lnbmFsGAMgASgJEg8KB21lc3NhZ2UYBCABKAkSKAoEdGltZRgFIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASEQoJcmVxdWVzdGVkGAYgASgIQgcKBV9jb2RlKoMBCgxJbnN0YW5jZVJvbGUSHQoZSU5TVEFOQ0VfUk9MRV9VTlNQRUNJRklFRBAAEhkKFUlOU1RBTkNFX1JPTEVfQ1VSUkVOVBABEh0KGUlOU1RBTkNFX1JPTEVfUkVQTEFDRU1FTlQQAhIaChZJTlNUQU5DRV9ST0xFX1JFVElSSU5HEAMqngEKDUluc3RhbmNlU3RhdGUSHgoaSU5TVEFOQ0VfU1RBVEVfVU5TUEVDSUZJRUQQABIaChZJTlNUQU5DRV9TVEFURV9DUkVBVEVEEAESGgoWSU5TVEFOQ0VfU1RBVEVfUlVOTklORxACEhsKF0lOU1RBTkNFX1NUQVRFX1NUT1BQSU5HEAMSGAoUSU5TVEFOQ0VfU1RBVEVfRU5ERUQQBCrpAQoSSW5zdGFuY2VFeGl0UmVhc29uEiQKIElOU1RBTkNFX0VYSVRfUkVBU09OX1VOU1BFQ0lGSUVEEAASHwobSU5TVEFOQ0VfRVhJVF9SRUFTT05fRVhJVEVEEAESIQodSU5TVEFOQ0VfRVhJVF9SRUFTT05fU0lHTkFMRUQQAhIlCiFJTlNUQU5DRV9FWElUX1JFQVNPTl9TUEFXTl9GQUlMRUQQAxIdChlJTlNUQU5DRV9FWElUX1JFQVNPTl9MT1NUEAQSIwofSU5TVEFOQ0VfRVhJVF9SRUFTT05fT09NX0tJTExFRBAFYgZwcm90bzM", [file_google_protobuf_timestamp]);
 
 /**
  * One start of a managed service's command.
@@ -96,6 +96,13 @@ export type Instance = Message<"steward.v1.Instance"> & {
    * @generated from field: steward.v1.InstanceExit exit = 11;
    */
   exit?: InstanceExit | undefined;
+
+  /**
+   * Its part in a rolling update.
+   *
+   * @generated from field: steward.v1.InstanceRole role = 12;
+   */
+  role: InstanceRole;
 };
 
 /**
@@ -162,6 +169,54 @@ export const InstanceExitSchema: GenMessage<InstanceExit> = /*@__PURE__*/
   messageDesc(file_steward_v1_instance, 1);
 
 /**
+ * The part of an instance in a rolling update.
+ *
+ * @generated from enum steward.v1.InstanceRole
+ */
+export const InstanceRole = {
+  /**
+   * Never sent by the server.
+   *
+   * @generated from enum value: INSTANCE_ROLE_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED: 0,
+
+  /**
+   * The one of the service.
+   *
+   * @generated from enum value: INSTANCE_ROLE_CURRENT = 1;
+   */
+  CURRENT: 1,
+
+  /**
+   * It is to take over once it is ready.
+   *
+   * @generated from enum value: INSTANCE_ROLE_REPLACEMENT = 2;
+   */
+  REPLACEMENT: 2,
+
+  /**
+   * It was taken over from and is drained and ended.
+   *
+   * @generated from enum value: INSTANCE_ROLE_RETIRING = 3;
+   */
+  RETIRING: 3,
+} as const;
+
+/**
+ * The part of an instance in a rolling update.
+ *
+ * @generated from enum steward.v1.InstanceRole
+ */
+export type InstanceRole = (typeof InstanceRole)[keyof typeof InstanceRole] | UnknownEnum;
+
+/**
+ * Describes the enum steward.v1.InstanceRole.
+ */
+export const InstanceRoleSchema: GenEnum<InstanceRole> = /*@__PURE__*/
+  enumDesc(file_steward_v1_instance, 0);
+
+/**
  * The state of an instance.
  *
  * @generated from enum steward.v1.InstanceState
@@ -214,7 +269,7 @@ export type InstanceState = (typeof InstanceState)[keyof typeof InstanceState] |
  * Describes the enum steward.v1.InstanceState.
  */
 export const InstanceStateSchema: GenEnum<InstanceState> = /*@__PURE__*/
-  enumDesc(file_steward_v1_instance, 0);
+  enumDesc(file_steward_v1_instance, 1);
 
 /**
  * What ended a process.
@@ -256,6 +311,13 @@ export const InstanceExitReason = {
    * @generated from enum value: INSTANCE_EXIT_REASON_LOST = 4;
    */
   LOST: 4,
+
+  /**
+   * The kernel killed it because it was over its memory limit.
+   *
+   * @generated from enum value: INSTANCE_EXIT_REASON_OOM_KILLED = 5;
+   */
+  OOM_KILLED: 5,
 } as const;
 
 /**
@@ -269,5 +331,5 @@ export type InstanceExitReason = (typeof InstanceExitReason)[keyof typeof Instan
  * Describes the enum steward.v1.InstanceExitReason.
  */
 export const InstanceExitReasonSchema: GenEnum<InstanceExitReason> = /*@__PURE__*/
-  enumDesc(file_steward_v1_instance, 1);
+  enumDesc(file_steward_v1_instance, 2);
 

@@ -18,7 +18,7 @@ import type { JsonObject, Message, UnknownEnum } from "@bufbuild/protobuf";
  * Describes the file steward/v1/service.proto.
  */
 export const file_steward_v1_service: GenFile = /*@__PURE__*/
-  fileDesc("ChhzdGV3YXJkL3YxL3NlcnZpY2UucHJvdG8SCnN0ZXdhcmQudjEi/AIKB1NlcnZpY2USGAoEbmFtZRgBIAEoCUIK4EEIukgEcgIYPxIQCgN1aWQYAiABKAlCA+BBAxIlCgRzcGVjGAMgASgLMhcuc3Rld2FyZC52MS5TZXJ2aWNlU3BlYxIjCgR3aXNoGAQgASgOMhAuc3Rld2FyZC52MS5XaXNoQgPgQQMSFwoKZ2VuZXJhdGlvbhgFIAEoA0ID4EEDEi4KBnN0YXR1cxgGIAEoCzIZLnN0ZXdhcmQudjEuU2VydmljZVN0YXR1c0ID4EEDEhUKCHJldmlzaW9uGAcgASgDQgPgQQMSFgoEZXRhZxgIIAEoCUIIukgFcgMYgAESNAoLY3JlYXRlX3RpbWUYCSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wQgPgQQMSNAoLdXBkYXRlX3RpbWUYCiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wQgPgQQMSFQoIc2V0X25hbWUYCyABKAlCA+BBAyKyBAoLU2VydmljZVNwZWMSKgoHbWFuYWdlZBgBIAEoCzIXLnN0ZXdhcmQudjEuTWFuYWdlZFNwZWNIABIsCghleHRlcm5hbBgCIAEoCzIYLnN0ZXdhcmQudjEuRXh0ZXJuYWxTcGVjSAASDQoFYWRtaW4YAyABKAgSFQoDdXJsGAQgASgJQgi6SAVyAxj/DxIwCglhcGlfdG9rZW4YBSABKAlCHYABAeBBBLpIFNgBAXIPEAgYgAgyCF5bIS1+XSskEhoKDWFwaV90b2tlbl9zZXQYBiABKAhCA+BBAxI/Cg9vYXV0aF9jbGllbnRfaWQYByABKAlCJrpII9gBAXIeGP8BMhlec2VydmljZS1bQS1aYS16MC05Ll8tXSskEhgKEG9hdXRoX25vX2NvbmZpcm0YCCABKAgSJQoEaW5mbxgJIAEoCzIXLmdvb2dsZS5wcm90b2J1Zi5TdHJ1Y3QSFAoHZGlzcGxheRgKIAEoCEgBiAEBEnoKBmxhYmVscxgLIAMoCzIjLnN0ZXdhcmQudjEuU2VydmljZVNwZWMuTGFiZWxzRW50cnlCRbpIQpoBPxBAIjRyMjIwXltBLVphLXowLTldKFtBLVphLXowLTkuXy8tXXswLDYxfVtBLVphLXowLTldKT8kKgVyAxiAAhotCgtMYWJlbHNFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBQgYKBGtpbmRCCgoIX2Rpc3BsYXki+QMKC01hbmFnZWRTcGVjEiEKB2NvbW1hbmQYASADKAlCELpIDZIBChCAAiIFcgMogCAScQoLZW52aXJvbm1lbnQYAiADKAsyKC5zdGV3YXJkLnYxLk1hbmFnZWRTcGVjLkVudmlyb25tZW50RW50cnlCMrpIL5oBLBCABCIfch0Y/wEyGF5bQS1aYS16X11bQS1aYS16MC05X10qJCoGcgQogIACEhUKA2N3ZBgDIAEoCUIIukgFcgMY/x8SFgoEdXNlchgEIAEoCUIIukgFcgMY/wESMQoOcmVzdGFydF9wb2xpY3kYBSABKAsyGS5zdGV3YXJkLnYxLlJlc3RhcnRQb2xpY3kSPAoKc3RvcF9ncmFjZRgGIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbkINukgKqgEHIgMIkBwyABJDChFyZWFkaW5lc3NfdGltZW91dBgHIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbkINukgKqgEHIgMIkBwqABI7CgltaW5fcmVhZHkYCCABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb25CDbpICqoBByIDCJAcMgAaMgoQRW52aXJvbm1lbnRFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBIg4KDEV4dGVybmFsU3BlYyK9AgoNUmVzdGFydFBvbGljeRIvCgRtb2RlGAEgASgOMhcuc3Rld2FyZC52MS5SZXN0YXJ0TW9kZUIIukgFggECEAESQQoKYmFzZV9kZWxheRgCIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbkISukgPqgEMIgMIrAIyBRCAwtcvEj0KCW1heF9kZWxheRgDIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbkIPukgMqgEJIgMIkBwyAggBEkAKC3Jlc2V0X2FmdGVyGAQgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uQhC6SA2qAQoiBAiAowUyAggBEiYKDG1heF9yZXN0YXJ0cxgFIAEoBUILukgIGgYYwIQ9KABIAIgBAUIPCg1fbWF4X3Jlc3RhcnRzIt8DCg1TZXJ2aWNlU3RhdHVzEicKBXN0YXRlGAEgASgOMhguc3Rld2FyZC52MS5TZXJ2aWNlU3RhdGUSDQoFcmVhZHkYAiABKAgSDgoGcmVhc29uGAMgASgJEg8KB21lc3NhZ2UYBCABKAkSGwoTb2JzZXJ2ZWRfZ2VuZXJhdGlvbhgFIAEoAxITCgtpbnN0YW5jZV9pZBgGIAEoCRILCgNwaWQYByABKAUSLgoKc3RhcnRfdGltZRgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLgoKcmVhZHlfdGltZRgJIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASKwoJbGFzdF9leGl0GAogASgLMhguc3Rld2FyZC52MS5JbnN0YW5jZUV4aXQSEAoIcmVzdGFydHMYCyABKAUSMwoPbmV4dF9zdGFydF90aW1lGAwgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBILCgN1cmwYDSABKAkSIAoFcm91dGUYDiABKAsyES5zdGV3YXJkLnYxLlJvdXRlEjMKD3RyYW5zaXRpb25fdGltZRgPIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAqeQoLUmVzdGFydE1vZGUSHAoYUkVTVEFSVF9NT0RFX1VOU1BFQ0lGSUVEEAASFwoTUkVTVEFSVF9NT0RFX0FMV0FZUxABEhsKF1JFU1RBUlRfTU9ERV9PTl9GQUlMVVJFEAISFgoSUkVTVEFSVF9NT0RFX05FVkVSEAMqUgoEV2lzaBIUChBXSVNIX1VOU1BFQ0lGSUVEEAASEAoMV0lTSF9SVU5OSU5HEAESEAoMV0lTSF9TVE9QUEVEEAISEAoMV0lTSF9ERUxFVEVEEAMq5QIKDFNlcnZpY2VTdGF0ZRIdChlTRVJWSUNFX1NUQVRFX1VOU1BFQ0lGSUVEEAASGQoVU0VSVklDRV9TVEFURV9QRU5ESU5HEAESGgoWU0VSVklDRV9TVEFURV9TVEFSVElORxACEhkKFVNFUlZJQ0VfU1RBVEVfUlVOTklORxADEh0KGVNFUlZJQ0VfU1RBVEVfQkFDS0lOR19PRkYQBBIcChhTRVJWSUNFX1NUQVRFX0NSQVNIX0xPT1AQBRIaChZTRVJWSUNFX1NUQVRFX1NUT1BQSU5HEAYSGQoVU0VSVklDRV9TVEFURV9TVE9QUEVEEAcSGwoXU0VSVklDRV9TVEFURV9DT01QTEVURUQQCBIYChRTRVJWSUNFX1NUQVRFX0ZBSUxFRBAJEh0KGVNFUlZJQ0VfU1RBVEVfU1RPUF9GQUlMRUQQChIaChZTRVJWSUNFX1NUQVRFX0VYVEVSTkFMEAtiBnByb3RvMw", [file_buf_validate_validate, file_google_api_field_behavior, file_google_protobuf_duration, file_google_protobuf_struct, file_google_protobuf_timestamp, file_steward_v1_instance, file_steward_v1_route]);
+  fileDesc("ChhzdGV3YXJkL3YxL3NlcnZpY2UucHJvdG8SCnN0ZXdhcmQudjEikQMKB1NlcnZpY2USGAoEbmFtZRgBIAEoCUIK4EEIukgEcgIYPxIQCgN1aWQYAiABKAlCA+BBAxIlCgRzcGVjGAMgASgLMhcuc3Rld2FyZC52MS5TZXJ2aWNlU3BlYxIjCgR3aXNoGAQgASgOMhAuc3Rld2FyZC52MS5XaXNoQgPgQQMSFwoKZ2VuZXJhdGlvbhgFIAEoA0ID4EEDEi4KBnN0YXR1cxgGIAEoCzIZLnN0ZXdhcmQudjEuU2VydmljZVN0YXR1c0ID4EEDEhUKCHJldmlzaW9uGAcgASgDQgPgQQMSFgoEZXRhZxgIIAEoCUIIukgFcgMYgAESNAoLY3JlYXRlX3RpbWUYCSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wQgPgQQMSNAoLdXBkYXRlX3RpbWUYCiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wQgPgQQMSFQoIc2V0X25hbWUYCyABKAlCA+BBAxITCgZyZXNldHMYDCABKANCA+BBAyKyBAoLU2VydmljZVNwZWMSKgoHbWFuYWdlZBgBIAEoCzIXLnN0ZXdhcmQudjEuTWFuYWdlZFNwZWNIABIsCghleHRlcm5hbBgCIAEoCzIYLnN0ZXdhcmQudjEuRXh0ZXJuYWxTcGVjSAASDQoFYWRtaW4YAyABKAgSFQoDdXJsGAQgASgJQgi6SAVyAxj/DxIwCglhcGlfdG9rZW4YBSABKAlCHYABAeBBBLpIFNgBAXIPEAgYgAgyCF5bIS1+XSskEhoKDWFwaV90b2tlbl9zZXQYBiABKAhCA+BBAxI/Cg9vYXV0aF9jbGllbnRfaWQYByABKAlCJrpII9gBAXIeGP8BMhlec2VydmljZS1bQS1aYS16MC05Ll8tXSskEhgKEG9hdXRoX25vX2NvbmZpcm0YCCABKAgSJQoEaW5mbxgJIAEoCzIXLmdvb2dsZS5wcm90b2J1Zi5TdHJ1Y3QSFAoHZGlzcGxheRgKIAEoCEgBiAEBEnoKBmxhYmVscxgLIAMoCzIjLnN0ZXdhcmQudjEuU2VydmljZVNwZWMuTGFiZWxzRW50cnlCRbpIQpoBPxBAIjRyMjIwXltBLVphLXowLTldKFtBLVphLXowLTkuXy8tXXswLDYxfVtBLVphLXowLTldKT8kKgVyAxiAAhotCgtMYWJlbHNFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBQgYKBGtpbmRCCgoIX2Rpc3BsYXkiqAcKC01hbmFnZWRTcGVjEiEKB2NvbW1hbmQYASADKAlCELpIDZIBChCAAiIFcgMogCAScQoLZW52aXJvbm1lbnQYAiADKAsyKC5zdGV3YXJkLnYxLk1hbmFnZWRTcGVjLkVudmlyb25tZW50RW50cnlCMrpIL5oBLBCABCIfch0Y/wEyGF5bQS1aYS16X11bQS1aYS16MC05X10qJCoGcgQogIACEhUKA2N3ZBgDIAEoCUIIukgFcgMY/x8SFgoEdXNlchgEIAEoCUIIukgFcgMY/wESMQoOcmVzdGFydF9wb2xpY3kYBSABKAsyGS5zdGV3YXJkLnYxLlJlc3RhcnRQb2xpY3kSPAoKc3RvcF9ncmFjZRgGIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbkINukgKqgEHIgMIkBwyABJDChFyZWFkaW5lc3NfdGltZW91dBgHIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbkINukgKqgEHIgMIkBwqABI7CgltaW5fcmVhZHkYCCABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb25CDbpICqoBByIDCJAcMgASWgoLc3RvcF9zaWduYWwYCSABKAlCRbpIQtgBAXI9UgdTSUdURVJNUgZTSUdJTlRSB1NJR1FVSVRSBlNJR0hVUFIHU0lHVVNSMVIHU0lHVVNSMlIHU0lHS0lMTBI3CgVkcmFpbhgKIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbkINukgKqgEHIgMIkBwyABIiCgZsaW1pdHMYCyABKAsyEi5zdGV3YXJkLnYxLkxpbWl0cxIoCg1zdGFydHVwX3Byb2JlGAwgASgLMhEuc3Rld2FyZC52MS5Qcm9iZRIqCg9yZWFkaW5lc3NfcHJvYmUYDSABKAsyES5zdGV3YXJkLnYxLlByb2JlEikKDmxpdmVuZXNzX3Byb2JlGA4gASgLMhEuc3Rld2FyZC52MS5Qcm9iZRI0CgpkZXBlbmRzX29uGA8gAygLMhYuc3Rld2FyZC52MS5EZXBlbmRlbmN5Qgi6SAWSAQIQQBI9Cg91cGRhdGVfc3RyYXRlZ3kYECABKA4yGi5zdGV3YXJkLnYxLlVwZGF0ZVN0cmF0ZWd5Qgi6SAWCAQIQARoyChBFbnZpcm9ubWVudEVudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCToCOAEiMAoMRXh0ZXJuYWxTcGVjEiAKBXByb2JlGAEgASgLMhEuc3Rld2FyZC52MS5Qcm9iZSKhAwoFUHJvYmUSJQoEaHR0cBgBIAEoCzIVLnN0ZXdhcmQudjEuSHR0cFByb2JlSAASIwoDdGNwGAIgASgLMhQuc3Rld2FyZC52MS5UY3BQcm9iZUgAEiUKBGdycGMYAyABKAsyFS5zdGV3YXJkLnYxLkdycGNQcm9iZUgAEiUKBGV4ZWMYBCABKAsyFS5zdGV3YXJkLnYxLkV4ZWNQcm9iZUgAEikKBm5vdGlmeRgFIAEoCzIXLnN0ZXdhcmQudjEuTm90aWZ5UHJvYmVIABI9CgZwZXJpb2QYBiABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb25CErpID6oBDCIDCJAcMgUQgMLXLxI+Cgd0aW1lb3V0GAcgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uQhK6SA+qAQwiAwisAjIFEIDC1y8SJQoRZmFpbHVyZV90aHJlc2hvbGQYCCABKAVCCrpIBxoFGOgHKAASJQoRc3VjY2Vzc190aHJlc2hvbGQYCSABKAVCCrpIBxoFGOgHKABCBgoEa2luZCJMCglIdHRwUHJvYmUSJAoEcGF0aBgBIAEoCUIWukgT2AEBcg4YgBAyCV4vWyEtfl0qJBIZCgRwb3J0GAIgASgFQgu6SAgaBhj//wMoACIlCghUY3BQcm9iZRIZCgRwb3J0GAEgASgFQgu6SAgaBhj//wMoACJBCglHcnBjUHJvYmUSGQoEcG9ydBgBIAEoBUILukgIGgYY//8DKAASGQoHc2VydmljZRgCIAEoCUIIukgFcgMY/wEiMAoJRXhlY1Byb2JlEiMKB2NvbW1hbmQYASADKAlCErpID5IBDAgBEIACIgVyAyiAICIkCgtOb3RpZnlQcm9iZRIVCgJmZBgBIAEoBUIJukgGGgQYCSgDIoMDCgZMaW1pdHMSJAoMbWVtb3J5X2J5dGVzGAEgASgDQgm6SAYiBCiAgEBIAIgBARIkCgpjcHVfbWlsbGlzGAIgASgFQgu6SAgaBhjAhD0oCkgBiAEBEiQKCXByb2Nlc3NlcxgDIAEoBUIMukgJGgcYgICAAigBSAKIAQESJAoKb3Blbl9maWxlcxgEIAEoBUILukgIGgYYgIBAKAhIA4gBARIrChNhZGRyZXNzX3NwYWNlX2J5dGVzGAUgASgDQgm6SAYiBCiAgEBIBIgBARIgCgpjb3JlX2J5dGVzGAYgASgDQge6SAQiAigASAWIAQESJQoEbmljZRgHIAEoBUISukgPGg0YEyjs//////////8BSAaIAQFCDwoNX21lbW9yeV9ieXRlc0INCgtfY3B1X21pbGxpc0IMCgpfcHJvY2Vzc2VzQg0KC19vcGVuX2ZpbGVzQhYKFF9hZGRyZXNzX3NwYWNlX2J5dGVzQg0KC19jb3JlX2J5dGVzQgcKBV9uaWNlImYKCkRlcGVuZGVuY3kSGgoHc2VydmljZRgBIAEoCUIJukgGcgQQARg/EjwKCWNvbmRpdGlvbhgCIAEoDjIfLnN0ZXdhcmQudjEuRGVwZW5kZW5jeUNvbmRpdGlvbkIIukgFggECEAEi/QQKDVJlc3RhcnRQb2xpY3kSLwoEbW9kZRgBIAEoDjIXLnN0ZXdhcmQudjEuUmVzdGFydE1vZGVCCLpIBYIBAhABEkEKCmJhc2VfZGVsYXkYAiABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb25CErpID6oBDCIDCKwCMgUQgMLXLxI9CgltYXhfZGVsYXkYAyABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb25CD7pIDKoBCSIDCJAcMgIIARJACgtyZXNldF9hZnRlchgEIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbkIQukgNqgEKIgQIgKMFMgIIARImCgxtYXhfcmVzdGFydHMYBSABKAVCC7pICBoGGMCEPSgASACIAQESMAoKbXVsdGlwbGllchgGIAEoAUIXukgUEhIZAAAAAAAAJEApAAAAAAAA8D9IAYgBARJCCg9pbW1lZGlhdGVfYWZ0ZXIYByABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb25CDrpIC6oBCCIECICjBTIAEjIKFW5vX3Jlc3RhcnRfZXhpdF9jb2RlcxgIIAMoBUITukgQkgENEEAYASIHGgUY/wEoABIoChBjcmFzaF9sb29wX2V4aXRzGAkgASgFQgm6SAYaBBhkKAJIAogBARJGChFjcmFzaF9sb29wX3dpbmRvdxgKIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbkIQukgNqgEKIgQIgKMFMgIIAUIPCg1fbWF4X3Jlc3RhcnRzQg0KC19tdWx0aXBsaWVyQhMKEV9jcmFzaF9sb29wX2V4aXRzIsoFCg1TZXJ2aWNlU3RhdHVzEicKBXN0YXRlGAEgASgOMhguc3Rld2FyZC52MS5TZXJ2aWNlU3RhdGUSDQoFcmVhZHkYAiABKAgSDgoGcmVhc29uGAMgASgJEg8KB21lc3NhZ2UYBCABKAkSGwoTb2JzZXJ2ZWRfZ2VuZXJhdGlvbhgFIAEoAxITCgtpbnN0YW5jZV9pZBgGIAEoCRILCgNwaWQYByABKAUSLgoKc3RhcnRfdGltZRgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLgoKcmVhZHlfdGltZRgJIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASKwoJbGFzdF9leGl0GAogASgLMhguc3Rld2FyZC52MS5JbnN0YW5jZUV4aXQSEAoIcmVzdGFydHMYCyABKAUSMwoPbmV4dF9zdGFydF90aW1lGAwgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBILCgN1cmwYDSABKAkSIAoFcm91dGUYDiABKAsyES5zdGV3YXJkLnYxLlJvdXRlEjMKD3RyYW5zaXRpb25fdGltZRgPIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASOQoVcmVhZHlfdHJhbnNpdGlvbl90aW1lGBAgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIpCgpjb25kaXRpb25zGBEgAygLMhUuc3Rld2FyZC52MS5Db25kaXRpb24SKAoLd2FpdGluZ19mb3IYEiADKAsyEy5zdGV3YXJkLnYxLldhaXRpbmcSLQoLcmVwbGFjZW1lbnQYEyABKAsyGC5zdGV3YXJkLnYxLlNpZGVJbnN0YW5jZRIqCghyZXRpcmluZxgUIAEoCzIYLnN0ZXdhcmQudjEuU2lkZUluc3RhbmNlInAKCUNvbmRpdGlvbhInCgR0eXBlGAEgASgOMhkuc3Rld2FyZC52MS5Db25kaXRpb25UeXBlEg8KB21lc3NhZ2UYAiABKAkSKQoFc2luY2UYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIl8KB1dhaXRpbmcSDwoHc2VydmljZRgBIAEoCRIyCgljb25kaXRpb24YAiABKA4yHy5zdGV3YXJkLnYxLkRlcGVuZGVuY3lDb25kaXRpb24SDwoHbWVzc2FnZRgDIAEoCSKBAQoMU2lkZUluc3RhbmNlEhMKC2luc3RhbmNlX2lkGAEgASgJEgsKA3BpZBgCIAEoBRISCgpnZW5lcmF0aW9uGAMgASgDEgsKA3VybBgEIAEoCRIuCgpzdGFydF90aW1lGAUgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCqhAQoTRGVwZW5kZW5jeUNvbmRpdGlvbhIkCiBERVBFTkRFTkNZX0NPTkRJVElPTl9VTlNQRUNJRklFRBAAEiAKHERFUEVOREVOQ1lfQ09ORElUSU9OX1NUQVJURUQQARIeChpERVBFTkRFTkNZX0NPTkRJVElPTl9SRUFEWRACEiIKHkRFUEVOREVOQ1lfQ09ORElUSU9OX0NPTVBMRVRFRBADKmwKDlVwZGF0ZVN0cmF0ZWd5Eh8KG1VQREFURV9TVFJBVEVHWV9VTlNQRUNJRklFRBAAEhwKGFVQREFURV9TVFJBVEVHWV9SRUNSRUFURRABEhsKF1VQREFURV9TVFJBVEVHWV9ST0xMSU5HEAIqeQoLUmVzdGFydE1vZGUSHAoYUkVTVEFSVF9NT0RFX1VOU1BFQ0lGSUVEEAASFwoTUkVTVEFSVF9NT0RFX0FMV0FZUxABEhsKF1JFU1RBUlRfTU9ERV9PTl9GQUlMVVJFEAISFgoSUkVTVEFSVF9NT0RFX05FVkVSEAMqUgoEV2lzaBIUChBXSVNIX1VOU1BFQ0lGSUVEEAASEAoMV0lTSF9SVU5OSU5HEAESEAoMV0lTSF9TVE9QUEVEEAISEAoMV0lTSF9ERUxFVEVEEAMqnAEKDUNvbmRpdGlvblR5cGUSHgoaQ09ORElUSU9OX1RZUEVfVU5TUEVDSUZJRUQQABImCiJDT05ESVRJT05fVFlQRV9MSU1JVFNfTk9UX0VORk9SQ0VEEAESIAocQ09ORElUSU9OX1RZUEVfVVBEQVRFX0ZBSUxFRBACEiEKHUNPTkRJVElPTl9UWVBFX09VVFBVVF9BVF9SSVNLEAMq5QIKDFNlcnZpY2VTdGF0ZRIdChlTRVJWSUNFX1NUQVRFX1VOU1BFQ0lGSUVEEAASGQoVU0VSVklDRV9TVEFURV9QRU5ESU5HEAESGgoWU0VSVklDRV9TVEFURV9TVEFSVElORxACEhkKFVNFUlZJQ0VfU1RBVEVfUlVOTklORxADEh0KGVNFUlZJQ0VfU1RBVEVfQkFDS0lOR19PRkYQBBIcChhTRVJWSUNFX1NUQVRFX0NSQVNIX0xPT1AQBRIaChZTRVJWSUNFX1NUQVRFX1NUT1BQSU5HEAYSGQoVU0VSVklDRV9TVEFURV9TVE9QUEVEEAcSGwoXU0VSVklDRV9TVEFURV9DT01QTEVURUQQCBIYChRTRVJWSUNFX1NUQVRFX0ZBSUxFRBAJEh0KGVNFUlZJQ0VfU1RBVEVfU1RPUF9GQUlMRUQQChIaChZTRVJWSUNFX1NUQVRFX0VYVEVSTkFMEAtiBnByb3RvMw", [file_buf_validate_validate, file_google_api_field_behavior, file_google_protobuf_duration, file_google_protobuf_struct, file_google_protobuf_timestamp, file_steward_v1_instance, file_steward_v1_route]);
 
 /**
  * A registered service: what is wanted of it (spec and wish) and what is so (status).
@@ -104,6 +104,13 @@ export type Service = Message<"steward.v1.Service"> & {
    * @generated from field: string set_name = 11;
    */
   setName: string;
+
+  /**
+   * Raised by each Reset. Its effect is on the status: failures are forgotten.
+   *
+   * @generated from field: int64 resets = 12;
+   */
+  resets: bigint;
 };
 
 /**
@@ -262,26 +269,84 @@ export type ManagedSpec = Message<"steward.v1.ManagedSpec"> & {
   restartPolicy?: RestartPolicy | undefined;
 
   /**
-   * How long to wait after SIGTERM before SIGKILL. Default 10 s, at most 1 h.
+   * How long to wait after the stop signal before SIGKILL. Default 10 s, at most 1 h.
    *
    * @generated from field: google.protobuf.Duration stop_grace = 6;
    */
   stopGrace?: Duration | undefined;
 
   /**
-   * How long a start may take until the url answers (HTTP status below 500 at the public prefix); missing it counts as a failed start.
-   * Default 30 s, at most 1 h. Without a url it has no effect.
+   * How long a start may take until its startup probe, or else its readiness probe, succeeds; missing it counts as a failed start.
+   * Default 30 s, at most 1 h. Without a url and without a probe it has no effect.
    *
    * @generated from field: google.protobuf.Duration readiness_timeout = 7;
    */
   readinessTimeout?: Duration | undefined;
 
   /**
-   * How long a process without a url must be up to count as ready. Default 1 s, at most 1 h.
+   * How long a process without a url and without a probe must be up to count as ready. Default 1 s, at most 1 h.
    *
    * @generated from field: google.protobuf.Duration min_ready = 8;
    */
   minReady?: Duration | undefined;
+
+  /**
+   * The signal that asks the process group to end. Default SIGTERM.
+   *
+   * @generated from field: string stop_signal = 9;
+   */
+  stopSignal: string;
+
+  /**
+   * How long a process goes on after its route is out or leads elsewhere, for the requests under way. Default: the server's `--drain`. At most 1 h.
+   *
+   * @generated from field: google.protobuf.Duration drain = 10;
+   */
+  drain?: Duration | undefined;
+
+  /**
+   * What the process may use. Absent: what Steward itself may.
+   *
+   * @generated from field: steward.v1.Limits limits = 11;
+   */
+  limits?: Limits | undefined;
+
+  /**
+   * Asked until it succeeds for the first time, within readiness_timeout; the other probes begin after it. Absent: the readiness probe is asked instead.
+   *
+   * @generated from field: steward.v1.Probe startup_probe = 12;
+   */
+  startupProbe?: Probe | undefined;
+
+  /**
+   * Whether the process can do its work now: gates `ready` and the first publication of the route. Absent: with a url an HTTP request at the public
+   * prefix, without one being up for min_ready.
+   *
+   * @generated from field: steward.v1.Probe readiness_probe = 13;
+   */
+  readinessProbe?: Probe | undefined;
+
+  /**
+   * Whether the process is past helping itself: when it fails, the process is stopped and started again as after a crash. Absent: not asked.
+   *
+   * @generated from field: steward.v1.Probe liveness_probe = 14;
+   */
+  livenessProbe?: Probe | undefined;
+
+  /**
+   * What must be so before each start. What is down holds back the starts of those that depend on it and nothing else; what runs is left running.
+   * Circles and unknown services are refused.
+   *
+   * @generated from field: repeated steward.v1.Dependency depends_on = 15;
+   */
+  dependsOn: Dependency[];
+
+  /**
+   * How a running process is replaced. Default: RECREATE.
+   *
+   * @generated from field: steward.v1.UpdateStrategy update_strategy = 16;
+   */
+  updateStrategy: UpdateStrategy;
 };
 
 /**
@@ -297,6 +362,13 @@ export const ManagedSpecSchema: GenMessage<ManagedSpec> = /*@__PURE__*/
  * @generated from message steward.v1.ExternalSpec
  */
 export type ExternalSpec = Message<"steward.v1.ExternalSpec"> & {
+  /**
+   * How to tell whether it is up; HTTP, TCP or gRPC. Absent: with a url an HTTP request at its public prefix every 60 s, without one nothing. It
+   * tells and never acts: the route stays.
+   *
+   * @generated from field: steward.v1.Probe probe = 1;
+   */
+  probe?: Probe | undefined;
 };
 
 /**
@@ -305,6 +377,307 @@ export type ExternalSpec = Message<"steward.v1.ExternalSpec"> & {
  */
 export const ExternalSpecSchema: GenMessage<ExternalSpec> = /*@__PURE__*/
   messageDesc(file_steward_v1_service, 3);
+
+/**
+ * A question that is asked again and again of a service. One is in flight at a time; no answer in time is a failure.
+ *
+ * @generated from message steward.v1.Probe
+ */
+export type Probe = Message<"steward.v1.Probe"> & {
+  /**
+   * What is asked. Required.
+   *
+   * @generated from oneof steward.v1.Probe.kind
+   */
+  kind: {
+    /**
+     * An HTTP request.
+     *
+     * @generated from field: steward.v1.HttpProbe http = 1;
+     */
+    value: HttpProbe;
+    case: "http";
+  } | {
+    /**
+     * A connection.
+     *
+     * @generated from field: steward.v1.TcpProbe tcp = 2;
+     */
+    value: TcpProbe;
+    case: "tcp";
+  } | {
+    /**
+     * The gRPC health protocol, grpc.health.v1.
+     *
+     * @generated from field: steward.v1.GrpcProbe grpc = 3;
+     */
+    value: GrpcProbe;
+    case: "grpc";
+  } | {
+    /**
+     * A command, as the service's user and in its environment and directory. Managed services only.
+     *
+     * @generated from field: steward.v1.ExecProbe exec = 4;
+     */
+    value: ExecProbe;
+    case: "exec";
+  } | {
+    /**
+     * The process says by itself that it is ready. Only as a startup probe, or as a readiness probe without a startup probe.
+     *
+     * @generated from field: steward.v1.NotifyProbe notify = 5;
+     */
+    value: NotifyProbe;
+    case: "notify";
+  } | { case: undefined; value?: undefined };
+
+  /**
+   * From the end of one question to the next. Default 10 s; 60 s for external services; a startup probe, and a readiness probe until it first
+   * succeeds, asks after 0.2 s, growing to this. 100 ms to 1 h.
+   *
+   * @generated from field: google.protobuf.Duration period = 6;
+   */
+  period?: Duration | undefined;
+
+  /**
+   * How long to wait for the answer. Default 2 s, 100 ms to 5 min.
+   *
+   * @generated from field: google.protobuf.Duration timeout = 7;
+   */
+  timeout?: Duration | undefined;
+
+  /**
+   * So many failures in a row mean that it is not what is asked for. Default 3, of a liveness probe 6. A startup probe has the readiness_timeout instead.
+   *
+   * @generated from field: int32 failure_threshold = 8;
+   */
+  failureThreshold: number;
+
+  /**
+   * So many successes in a row mean that it is. Default 1.
+   *
+   * @generated from field: int32 success_threshold = 9;
+   */
+  successThreshold: number;
+};
+
+/**
+ * Describes the message steward.v1.Probe.
+ * Use `create(ProbeSchema)` to create a new message.
+ */
+export const ProbeSchema: GenMessage<Probe> = /*@__PURE__*/
+  messageDesc(file_steward_v1_service, 4);
+
+/**
+ * GET; a status below 500 is a success. No redirect is followed, no body is read, no certificate is verified.
+ *
+ * @generated from message steward.v1.HttpProbe
+ */
+export type HttpProbe = Message<"steward.v1.HttpProbe"> & {
+  /**
+   * The path with its query. Default: the public prefix, `/services/NAME/`.
+   *
+   * @generated from field: string path = 1;
+   */
+  path: string;
+
+  /**
+   * The port. Default: that of the url. The host is that of the url, or loopback without one.
+   *
+   * @generated from field: int32 port = 2;
+   */
+  port: number;
+};
+
+/**
+ * Describes the message steward.v1.HttpProbe.
+ * Use `create(HttpProbeSchema)` to create a new message.
+ */
+export const HttpProbeSchema: GenMessage<HttpProbe> = /*@__PURE__*/
+  messageDesc(file_steward_v1_service, 5);
+
+/**
+ * A connection that is accepted is a success.
+ *
+ * @generated from message steward.v1.TcpProbe
+ */
+export type TcpProbe = Message<"steward.v1.TcpProbe"> & {
+  /**
+   * The port. Default: that of the url. The host is that of the url, or loopback without one.
+   *
+   * @generated from field: int32 port = 1;
+   */
+  port: number;
+};
+
+/**
+ * Describes the message steward.v1.TcpProbe.
+ * Use `create(TcpProbeSchema)` to create a new message.
+ */
+export const TcpProbeSchema: GenMessage<TcpProbe> = /*@__PURE__*/
+  messageDesc(file_steward_v1_service, 6);
+
+/**
+ * SERVING is a success. Cleartext HTTP/2, or TLS without verification if the url is https.
+ *
+ * @generated from message steward.v1.GrpcProbe
+ */
+export type GrpcProbe = Message<"steward.v1.GrpcProbe"> & {
+  /**
+   * The port. Default: that of the url. The host is that of the url, or loopback without one.
+   *
+   * @generated from field: int32 port = 1;
+   */
+  port: number;
+
+  /**
+   * The service that is asked for, as in grpc.health.v1.HealthCheckRequest. Empty: the server as a whole.
+   *
+   * @generated from field: string service = 2;
+   */
+  service: string;
+};
+
+/**
+ * Describes the message steward.v1.GrpcProbe.
+ * Use `create(GrpcProbeSchema)` to create a new message.
+ */
+export const GrpcProbeSchema: GenMessage<GrpcProbe> = /*@__PURE__*/
+  messageDesc(file_steward_v1_service, 7);
+
+/**
+ * Exit code 0 is a success. What does not end in time is killed with all that it started.
+ *
+ * @generated from message steward.v1.ExecProbe
+ */
+export type ExecProbe = Message<"steward.v1.ExecProbe"> & {
+  /**
+   * The command and its arguments; no shell is involved.
+   *
+   * @generated from field: repeated string command = 1;
+   */
+  command: string[];
+};
+
+/**
+ * Describes the message steward.v1.ExecProbe.
+ * Use `create(ExecProbeSchema)` to create a new message.
+ */
+export const ExecProbeSchema: GenMessage<ExecProbe> = /*@__PURE__*/
+  messageDesc(file_steward_v1_service, 8);
+
+/**
+ * The process writes a line to a file descriptor once it is ready, as s6 and others do, and closes it.
+ *
+ * @generated from message steward.v1.NotifyProbe
+ */
+export type NotifyProbe = Message<"steward.v1.NotifyProbe"> & {
+  /**
+   * The descriptor that the process gets. 3 to 9.
+   *
+   * @generated from field: int32 fd = 1;
+   */
+  fd: number;
+};
+
+/**
+ * Describes the message steward.v1.NotifyProbe.
+ * Use `create(NotifyProbeSchema)` to create a new message.
+ */
+export const NotifyProbeSchema: GenMessage<NotifyProbe> = /*@__PURE__*/
+  messageDesc(file_steward_v1_service, 9);
+
+/**
+ * What a process may use. A limit that the host cannot enforce is refused, or with the server's setting `--unenforced-limits=report` accepted and
+ * told in the condition LIMITS_NOT_ENFORCED.
+ *
+ * @generated from message steward.v1.Limits
+ */
+export type Limits = Message<"steward.v1.Limits"> & {
+  /**
+   * Memory of the process and all that it starts, in bytes; beyond it the kernel kills one of them (OOM). Needs cgroup v2. At least 1 MiB.
+   *
+   * @generated from field: optional int64 memory_bytes = 1;
+   */
+  memoryBytes?: bigint | undefined;
+
+  /**
+   * Processor time, in thousandths of a core. Needs cgroup v2. At least 10.
+   *
+   * @generated from field: optional int32 cpu_millis = 2;
+   */
+  cpuMillis?: number | undefined;
+
+  /**
+   * Processes and threads: of the service where cgroup v2 can count them, else of its user on this host (RLIMIT_NPROC, without effect on root).
+   *
+   * @generated from field: optional int32 processes = 3;
+   */
+  processes?: number | undefined;
+
+  /**
+   * Open files of each process (RLIMIT_NOFILE).
+   *
+   * @generated from field: optional int32 open_files = 4;
+   */
+  openFiles?: number | undefined;
+
+  /**
+   * Address space of each process in bytes (RLIMIT_AS); programs that reserve much more than they use fail under it. At least 1 MiB.
+   *
+   * @generated from field: optional int64 address_space_bytes = 5;
+   */
+  addressSpaceBytes?: bigint | undefined;
+
+  /**
+   * The largest core dump in bytes (RLIMIT_CORE). Absent: none.
+   *
+   * @generated from field: optional int64 core_bytes = 6;
+   */
+  coreBytes?: bigint | undefined;
+
+  /**
+   * The niceness, -20 (most favourable) to 19. Below Steward's own it needs the right to raise priorities.
+   *
+   * @generated from field: optional int32 nice = 7;
+   */
+  nice?: number | undefined;
+};
+
+/**
+ * Describes the message steward.v1.Limits.
+ * Use `create(LimitsSchema)` to create a new message.
+ */
+export const LimitsSchema: GenMessage<Limits> = /*@__PURE__*/
+  messageDesc(file_steward_v1_service, 10);
+
+/**
+ * Another service that must be so before a start.
+ *
+ * @generated from message steward.v1.Dependency
+ */
+export type Dependency = Message<"steward.v1.Dependency"> & {
+  /**
+   * The name of a managed or external service.
+   *
+   * @generated from field: string service = 1;
+   */
+  service: string;
+
+  /**
+   * How it must be. Default: READY.
+   *
+   * @generated from field: steward.v1.DependencyCondition condition = 2;
+   */
+  condition: DependencyCondition;
+};
+
+/**
+ * Describes the message steward.v1.Dependency.
+ * Use `create(DependencySchema)` to create a new message.
+ */
+export const DependencySchema: GenMessage<Dependency> = /*@__PURE__*/
+  messageDesc(file_steward_v1_service, 11);
 
 /**
  * When and how soon a managed service is started again after its process exited without having been asked to.
@@ -320,8 +693,7 @@ export type RestartPolicy = Message<"steward.v1.RestartPolicy"> & {
   mode: RestartMode;
 
   /**
-   * The first delay of the back-off; each further one doubles. Default 1 s, 100 ms to 5 min. A process that had been ready for at least
-   * 10 s is first restarted at once.
+   * The first delay of the back-off; each further one is `multiplier` times as long. Default 1 s, 100 ms to 5 min.
    *
    * @generated from field: google.protobuf.Duration base_delay = 2;
    */
@@ -347,6 +719,41 @@ export type RestartPolicy = Message<"steward.v1.RestartPolicy"> & {
    * @generated from field: optional int32 max_restarts = 5;
    */
   maxRestarts?: number | undefined;
+
+  /**
+   * What each further delay is multiplied with. Default 2, 1 to 10.
+   *
+   * @generated from field: optional double multiplier = 6;
+   */
+  multiplier?: number | undefined;
+
+  /**
+   * A process that had been ready for so long is first restarted at once. Default 10 s, at most 24 h.
+   *
+   * @generated from field: google.protobuf.Duration immediate_after = 7;
+   */
+  immediateAfter?: Duration | undefined;
+
+  /**
+   * Exit codes that mean: starting again does not help. The state becomes FAILED, whatever the mode. Default: none.
+   *
+   * @generated from field: repeated int32 no_restart_exit_codes = 8;
+   */
+  noRestartExitCodes: number[];
+
+  /**
+   * So many unexpected exits within crash_loop_window are a crash loop. Default 5, 2 to 100.
+   *
+   * @generated from field: optional int32 crash_loop_exits = 9;
+   */
+  crashLoopExits?: number | undefined;
+
+  /**
+   * The window of the crash loop. Default 5 min, 1 s to 24 h.
+   *
+   * @generated from field: google.protobuf.Duration crash_loop_window = 10;
+   */
+  crashLoopWindow?: Duration | undefined;
 };
 
 /**
@@ -354,7 +761,7 @@ export type RestartPolicy = Message<"steward.v1.RestartPolicy"> & {
  * Use `create(RestartPolicySchema)` to create a new message.
  */
 export const RestartPolicySchema: GenMessage<RestartPolicy> = /*@__PURE__*/
-  messageDesc(file_steward_v1_service, 4);
+  messageDesc(file_steward_v1_service, 12);
 
 /**
  * What is so of a service.
@@ -370,15 +777,16 @@ export type ServiceStatus = Message<"steward.v1.ServiceStatus"> & {
   state: ServiceState;
 
   /**
-   * Whether it can do its work now: the process answers where it has a url, or has been up for min_ready where it has none. False for an
-   * external service until its health is known.
+   * Whether it can do its work now, as its readiness probe says: by default the process answers where it has a url, or has been up for min_ready where
+   * it has none. False for an external service until it was first found up.
    *
    * @generated from field: bool ready = 2;
    */
   ready: boolean;
 
   /**
-   * Why it is in this state: one UPPER_SNAKE word for programs, such as CRASH_LOOP, EXITED, SPAWN_FAILED, READINESS_TIMEOUT. May be empty.
+   * Why it is in this state: one UPPER_SNAKE word for programs, such as CRASH_LOOP, EXITED, SPAWN_FAILED, READINESS_TIMEOUT, LIVENESS_FAILED,
+   * WAITING_FOR_DEPENDENCY, ROLLING; UP or DOWN of an external service. May be empty.
    *
    * @generated from field: string reason = 3;
    */
@@ -467,6 +875,41 @@ export type ServiceStatus = Message<"steward.v1.ServiceStatus"> & {
    * @generated from field: google.protobuf.Timestamp transition_time = 15;
    */
   transitionTime?: Timestamp | undefined;
+
+  /**
+   * When `ready` last changed. Absent before the first change.
+   *
+   * @generated from field: google.protobuf.Timestamp ready_transition_time = 16;
+   */
+  readyTransitionTime?: Timestamp | undefined;
+
+  /**
+   * What is not as it should be and does not show in the state. Empty when all is well.
+   *
+   * @generated from field: repeated steward.v1.Condition conditions = 17;
+   */
+  conditions: Condition[];
+
+  /**
+   * The services that its next start waits for, each with what it lacks. Empty when nothing holds it back.
+   *
+   * @generated from field: repeated steward.v1.Waiting waiting_for = 18;
+   */
+  waitingFor: Waiting[];
+
+  /**
+   * The newer instance that is on its way to take over, during a rolling update.
+   *
+   * @generated from field: steward.v1.SideInstance replacement = 19;
+   */
+  replacement?: SideInstance | undefined;
+
+  /**
+   * The instance that was taken over from and has not ended yet.
+   *
+   * @generated from field: steward.v1.SideInstance retiring = 20;
+   */
+  retiring?: SideInstance | undefined;
 };
 
 /**
@@ -474,7 +917,216 @@ export type ServiceStatus = Message<"steward.v1.ServiceStatus"> & {
  * Use `create(ServiceStatusSchema)` to create a new message.
  */
 export const ServiceStatusSchema: GenMessage<ServiceStatus> = /*@__PURE__*/
-  messageDesc(file_steward_v1_service, 5);
+  messageDesc(file_steward_v1_service, 13);
+
+/**
+ * Something that is not as it should be.
+ *
+ * @generated from message steward.v1.Condition
+ */
+export type Condition = Message<"steward.v1.Condition"> & {
+  /**
+   * What.
+   *
+   * @generated from field: steward.v1.ConditionType type = 1;
+   */
+  type: ConditionType;
+
+  /**
+   * The same for people.
+   *
+   * @generated from field: string message = 2;
+   */
+  message: string;
+
+  /**
+   * Since when.
+   *
+   * @generated from field: google.protobuf.Timestamp since = 3;
+   */
+  since?: Timestamp | undefined;
+};
+
+/**
+ * Describes the message steward.v1.Condition.
+ * Use `create(ConditionSchema)` to create a new message.
+ */
+export const ConditionSchema: GenMessage<Condition> = /*@__PURE__*/
+  messageDesc(file_steward_v1_service, 14);
+
+/**
+ * A dependency that is not as it must be.
+ *
+ * @generated from message steward.v1.Waiting
+ */
+export type Waiting = Message<"steward.v1.Waiting"> & {
+  /**
+   * Its name.
+   *
+   * @generated from field: string service = 1;
+   */
+  service: string;
+
+  /**
+   * How it must be.
+   *
+   * @generated from field: steward.v1.DependencyCondition condition = 2;
+   */
+  condition: DependencyCondition;
+
+  /**
+   * How it is, for people.
+   *
+   * @generated from field: string message = 3;
+   */
+  message: string;
+};
+
+/**
+ * Describes the message steward.v1.Waiting.
+ * Use `create(WaitingSchema)` to create a new message.
+ */
+export const WaitingSchema: GenMessage<Waiting> = /*@__PURE__*/
+  messageDesc(file_steward_v1_service, 15);
+
+/**
+ * An instance beside the current one, during a rolling update.
+ *
+ * @generated from message steward.v1.SideInstance
+ */
+export type SideInstance = Message<"steward.v1.SideInstance"> & {
+  /**
+   * Its id.
+   *
+   * @generated from field: string instance_id = 1;
+   */
+  instanceId: string;
+
+  /**
+   * The process id of its command; 0 before it runs.
+   *
+   * @generated from field: int32 pid = 2;
+   */
+  pid: number;
+
+  /**
+   * The generation that it was started for.
+   *
+   * @generated from field: int64 generation = 3;
+   */
+  generation: bigint;
+
+  /**
+   * The url with its port.
+   *
+   * @generated from field: string url = 4;
+   */
+  url: string;
+
+  /**
+   * When it was started.
+   *
+   * @generated from field: google.protobuf.Timestamp start_time = 5;
+   */
+  startTime?: Timestamp | undefined;
+};
+
+/**
+ * Describes the message steward.v1.SideInstance.
+ * Use `create(SideInstanceSchema)` to create a new message.
+ */
+export const SideInstanceSchema: GenMessage<SideInstance> = /*@__PURE__*/
+  messageDesc(file_steward_v1_service, 16);
+
+/**
+ * How a dependency must be.
+ *
+ * @generated from enum steward.v1.DependencyCondition
+ */
+export const DependencyCondition = {
+  /**
+   * READY.
+   *
+   * @generated from enum value: DEPENDENCY_CONDITION_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED: 0,
+
+  /**
+   * Its process was started. An external service always is.
+   *
+   * @generated from enum value: DEPENDENCY_CONDITION_STARTED = 1;
+   */
+  STARTED: 1,
+
+  /**
+   * It is ready. An external service without a probe always is.
+   *
+   * @generated from enum value: DEPENDENCY_CONDITION_READY = 2;
+   */
+  READY: 2,
+
+  /**
+   * It ended with success and is not restarted: a task that must be done first.
+   *
+   * @generated from enum value: DEPENDENCY_CONDITION_COMPLETED = 3;
+   */
+  COMPLETED: 3,
+} as const;
+
+/**
+ * How a dependency must be.
+ *
+ * @generated from enum steward.v1.DependencyCondition
+ */
+export type DependencyCondition = (typeof DependencyCondition)[keyof typeof DependencyCondition] | UnknownEnum;
+
+/**
+ * Describes the enum steward.v1.DependencyCondition.
+ */
+export const DependencyConditionSchema: GenEnum<DependencyCondition> = /*@__PURE__*/
+  enumDesc(file_steward_v1_service, 0);
+
+/**
+ * How a running process is replaced when a change or Restart asks for a new one.
+ *
+ * @generated from enum steward.v1.UpdateStrategy
+ */
+export const UpdateStrategy = {
+  /**
+   * RECREATE.
+   *
+   * @generated from enum value: UPDATE_STRATEGY_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED: 0,
+
+  /**
+   * The old process ends, then the new one starts: never two at once.
+   *
+   * @generated from enum value: UPDATE_STRATEGY_RECREATE = 1;
+   */
+  RECREATE: 1,
+
+  /**
+   * The new process starts on another port and becomes ready, the route leads to it, the old one has `drain` for the requests under way and is
+   * stopped. If the new one does not become ready, the old one stays (condition UPDATE_FAILED). Needs a url with port 0.
+   *
+   * @generated from enum value: UPDATE_STRATEGY_ROLLING = 2;
+   */
+  ROLLING: 2,
+} as const;
+
+/**
+ * How a running process is replaced when a change or Restart asks for a new one.
+ *
+ * @generated from enum steward.v1.UpdateStrategy
+ */
+export type UpdateStrategy = (typeof UpdateStrategy)[keyof typeof UpdateStrategy] | UnknownEnum;
+
+/**
+ * Describes the enum steward.v1.UpdateStrategy.
+ */
+export const UpdateStrategySchema: GenEnum<UpdateStrategy> = /*@__PURE__*/
+  enumDesc(file_steward_v1_service, 1);
 
 /**
  * Which exits lead to a restart.
@@ -522,7 +1174,7 @@ export type RestartMode = (typeof RestartMode)[keyof typeof RestartMode] | Unkno
  * Describes the enum steward.v1.RestartMode.
  */
 export const RestartModeSchema: GenEnum<RestartMode> = /*@__PURE__*/
-  enumDesc(file_steward_v1_service, 0);
+  enumDesc(file_steward_v1_service, 2);
 
 /**
  * Whether a service shall run.
@@ -570,7 +1222,55 @@ export type Wish = (typeof Wish)[keyof typeof Wish] | UnknownEnum;
  * Describes the enum steward.v1.Wish.
  */
 export const WishSchema: GenEnum<Wish> = /*@__PURE__*/
-  enumDesc(file_steward_v1_service, 1);
+  enumDesc(file_steward_v1_service, 3);
+
+/**
+ * What may not be as it should be. Clients must expect new values.
+ *
+ * @generated from enum steward.v1.ConditionType
+ */
+export const ConditionType = {
+  /**
+   * Never sent by the server.
+   *
+   * @generated from enum value: CONDITION_TYPE_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED: 0,
+
+  /**
+   * A limit of the spec has no effect on this host.
+   *
+   * @generated from enum value: CONDITION_TYPE_LIMITS_NOT_ENFORCED = 1;
+   */
+  LIMITS_NOT_ENFORCED: 1,
+
+  /**
+   * The newest generation did not become ready; the one before goes on. Ends with the next change.
+   *
+   * @generated from enum value: CONDITION_TYPE_UPDATE_FAILED = 2;
+   */
+  UPDATE_FAILED: 2,
+
+  /**
+   * What the process writes cannot be kept: the disk is full.
+   *
+   * @generated from enum value: CONDITION_TYPE_OUTPUT_AT_RISK = 3;
+   */
+  OUTPUT_AT_RISK: 3,
+} as const;
+
+/**
+ * What may not be as it should be. Clients must expect new values.
+ *
+ * @generated from enum steward.v1.ConditionType
+ */
+export type ConditionType = (typeof ConditionType)[keyof typeof ConditionType] | UnknownEnum;
+
+/**
+ * Describes the enum steward.v1.ConditionType.
+ */
+export const ConditionTypeSchema: GenEnum<ConditionType> = /*@__PURE__*/
+  enumDesc(file_steward_v1_service, 4);
 
 /**
  * The state of a service's process. Clients must expect new values.
@@ -586,7 +1286,7 @@ export const ServiceState = {
   UNSPECIFIED: 0,
 
   /**
-   * Registered; nothing was started yet.
+   * Nothing runs and the next start is a moment away, or waits for another service (reason WAITING_FOR_DEPENDENCY).
    *
    * @generated from enum value: SERVICE_STATE_PENDING = 1;
    */
@@ -614,7 +1314,7 @@ export const ServiceState = {
   BACKING_OFF: 4,
 
   /**
-   * As BACKING_OFF, after 5 unexpected exits within 5 minutes.
+   * As BACKING_OFF, after too many unexpected exits within a window; see RestartPolicy.
    *
    * @generated from enum value: SERVICE_STATE_CRASH_LOOP = 5;
    */
@@ -674,5 +1374,5 @@ export type ServiceState = (typeof ServiceState)[keyof typeof ServiceState] | Un
  * Describes the enum steward.v1.ServiceState.
  */
 export const ServiceStateSchema: GenEnum<ServiceState> = /*@__PURE__*/
-  enumDesc(file_steward_v1_service, 2);
+  enumDesc(file_steward_v1_service, 5);
 

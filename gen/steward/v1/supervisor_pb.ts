@@ -21,7 +21,7 @@ import type { Message, UnknownEnum } from "@bufbuild/protobuf";
  * Describes the file steward/v1/supervisor.proto.
  */
 export const file_steward_v1_supervisor: GenFile = /*@__PURE__*/
-  fileDesc("ChtzdGV3YXJkL3YxL3N1cGVydmlzb3IucHJvdG8SCnN0ZXdhcmQudjEidwoMU3RhcnRSZXF1ZXN0EhcKBG5hbWUYASABKAlCCbpIBnIEEAEYPxIWCgRldGFnGAIgASgJQgi6SAVyAxiAARIfCgpyZXF1ZXN0X2lkGAMgASgJQgu6SAjYAQFyA7ABARIVCg12YWxpZGF0ZV9vbmx5GAQgASgIIkcKDVN0YXJ0UmVzcG9uc2USJAoHc2VydmljZRgBIAEoCzITLnN0ZXdhcmQudjEuU2VydmljZRIQCghyZXZpc2lvbhgCIAEoAyJ2CgtTdG9wUmVxdWVzdBIXCgRuYW1lGAEgASgJQgm6SAZyBBABGD8SFgoEZXRhZxgCIAEoCUIIukgFcgMYgAESHwoKcmVxdWVzdF9pZBgDIAEoCUILukgI2AEBcgOwAQESFQoNdmFsaWRhdGVfb25seRgEIAEoCCJGCgxTdG9wUmVzcG9uc2USJAoHc2VydmljZRgBIAEoCzITLnN0ZXdhcmQudjEuU2VydmljZRIQCghyZXZpc2lvbhgCIAEoAyJ5Cg5SZXN0YXJ0UmVxdWVzdBIXCgRuYW1lGAEgASgJQgm6SAZyBBABGD8SFgoEZXRhZxgCIAEoCUIIukgFcgMYgAESHwoKcmVxdWVzdF9pZBgDIAEoCUILukgI2AEBcgOwAQESFQoNdmFsaWRhdGVfb25seRgEIAEoCCJJCg9SZXN0YXJ0UmVzcG9uc2USJAoHc2VydmljZRgBIAEoCzITLnN0ZXdhcmQudjEuU2VydmljZRIQCghyZXZpc2lvbhgCIAEoAyK6AQoLV2FpdFJlcXVlc3QSFwoEbmFtZRgBIAEoCUIJukgGcgQQARg/EjgKCWNvbmRpdGlvbhgCIAEoDjIZLnN0ZXdhcmQudjEuV2FpdENvbmRpdGlvbkIKukgHggEEEAEgABIdCgxtaW5fcmV2aXNpb24YAyABKANCB7pIBCICKAASOQoHdGltZW91dBgEIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbkINukgKqgEHIgMIkBwqACJGCgxXYWl0UmVzcG9uc2USJAoHc2VydmljZRgBIAEoCzITLnN0ZXdhcmQudjEuU2VydmljZRIQCghyZXZpc2lvbhgCIAEoAyJ9ChRMaXN0SW5zdGFuY2VzUmVxdWVzdBIYCgdzZXJ2aWNlGAEgASgJQge6SARyAhg/EhoKCXBhZ2Vfc2l6ZRgCIAEoBUIHukgEGgIoABIcCgpwYWdlX3Rva2VuGAMgASgJQgi6SAVyAxiAEBIRCglsaXZlX29ubHkYBCABKAgiawoVTGlzdEluc3RhbmNlc1Jlc3BvbnNlEicKCWluc3RhbmNlcxgBIAMoCzIULnN0ZXdhcmQudjEuSW5zdGFuY2USFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJEhAKCHJldmlzaW9uGAMgASgDIqwBChFTdHJlYW1Mb2dzUmVxdWVzdBIXCgRuYW1lGAEgASgJQgm6SAZyBBABGD8SOQoHc3RyZWFtcxgCIAMoDjIVLnN0ZXdhcmQudjEuTG9nU3RyZWFtQhG6SA6SAQsYASIHggEEEAEgABIkCgp0YWlsX2xpbmVzGAMgASgFQgu6SAgaBhigjQYoAEgAiAEBEg4KBmZvbGxvdxgEIAEoCEINCgtfdGFpbF9saW5lcyJZChJTdHJlYW1Mb2dzUmVzcG9uc2USJQoGc3RyZWFtGAEgASgOMhUuc3Rld2FyZC52MS5Mb2dTdHJlYW0SDAoEZGF0YRgCIAEoDBIOCgZvZmZzZXQYAyABKAMiTQoRTGlzdFJvdXRlc1JlcXVlc3QSGgoJcGFnZV9zaXplGAEgASgFQge6SAQaAigAEhwKCnBhZ2VfdG9rZW4YAiABKAlCCLpIBXIDGIAQImIKEkxpc3RSb3V0ZXNSZXNwb25zZRIhCgZyb3V0ZXMYASADKAsyES5zdGV3YXJkLnYxLlJvdXRlEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCRIQCghyZXZpc2lvbhgDIAEoAyIqChZSZWNvbmNpbGVSb3V0ZXNSZXF1ZXN0EhAKCHJlYXNzZXJ0GAEgASgIIlcKF1JlY29uY2lsZVJvdXRlc1Jlc3BvbnNlEg4KBndhbnRlZBgBIAEoBRILCgNwdXQYAiABKAUSDwoHcmVtb3ZlZBgDIAEoBRIOCgZmYWlsZWQYBCABKAUizwEKEUxpc3RFdmVudHNSZXF1ZXN0EhoKCXBhZ2Vfc2l6ZRgBIAEoBUIHukgEGgIoABIcCgpwYWdlX3Rva2VuGAIgASgJQgi6SAVyAxiAEBIYCgZmaWx0ZXIYAyABKAlCCLpIBXIDGIAgEiEKBWFmdGVyGAQgASgLMhIuc3Rld2FyZC52MS5DdXJzb3ISKQoFc2luY2UYBSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhgKBHRhaWwYBiABKAVCCrpIBxoFGOgHKAAidAoSTGlzdEV2ZW50c1Jlc3BvbnNlEiEKBmV2ZW50cxgBIAMoCzIRLnN0ZXdhcmQudjEuRXZlbnQSFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJEiIKBmN1cnNvchgDIAEoCzISLnN0ZXdhcmQudjEuQ3Vyc29yItMBChJXYXRjaEV2ZW50c1JlcXVlc3QSIQoFYWZ0ZXIYASABKAsyEi5zdGV3YXJkLnYxLkN1cnNvchIYCgZmaWx0ZXIYAiABKAlCCLpIBXIDGIAgEjAKBXR5cGVzGAMgAygOMhUuc3Rld2FyZC52MS5FdmVudFR5cGVCCrpIB5IBBBBAGAESNAoRcHJvZ3Jlc3NfaW50ZXJ2YWwYBCABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SGAoQaW5jbHVkZV9zZXJ2aWNlcxgFIAEoCCLHAQoTV2F0Y2hFdmVudHNSZXNwb25zZRIiCgZjdXJzb3IYASABKAsyEi5zdGV3YXJkLnYxLkN1cnNvchIpCgZvcGVuZWQYAiABKAsyFy5zdGV3YXJkLnYxLldhdGNoT3BlbmVkSAASJwoFYmF0Y2gYAyABKAsyFi5zdGV3YXJkLnYxLkV2ZW50QmF0Y2hIABItCghwcm9ncmVzcxgEIAEoCzIZLnN0ZXdhcmQudjEuV2F0Y2hQcm9ncmVzc0gAQgkKB21lc3NhZ2UiLwoKRXZlbnRCYXRjaBIhCgZldmVudHMYASADKAsyES5zdGV3YXJkLnYxLkV2ZW50KpsBCg1XYWl0Q29uZGl0aW9uEh4KGldBSVRfQ09ORElUSU9OX1VOU1BFQ0lGSUVEEAASGAoUV0FJVF9DT05ESVRJT05fUkVBRFkQARIaChZXQUlUX0NPTkRJVElPTl9TVE9QUEVEEAISGgoWV0FJVF9DT05ESVRJT05fREVMRVRFRBADEhgKFFdBSVRfQ09ORElUSU9OX0VOREVEEAQqVQoJTG9nU3RyZWFtEhoKFkxPR19TVFJFQU1fVU5TUEVDSUZJRUQQABIVChFMT0dfU1RSRUFNX1NURE9VVBABEhUKEUxPR19TVFJFQU1fU1RERVJSEAIyngYKClN1cGVydmlzb3ISQQoFU3RhcnQSGC5zdGV3YXJkLnYxLlN0YXJ0UmVxdWVzdBoZLnN0ZXdhcmQudjEuU3RhcnRSZXNwb25zZSIDkAICEj4KBFN0b3ASFy5zdGV3YXJkLnYxLlN0b3BSZXF1ZXN0Ghguc3Rld2FyZC52MS5TdG9wUmVzcG9uc2UiA5ACAhJCCgdSZXN0YXJ0Ehouc3Rld2FyZC52MS5SZXN0YXJ0UmVxdWVzdBobLnN0ZXdhcmQudjEuUmVzdGFydFJlc3BvbnNlEj4KBFdhaXQSFy5zdGV3YXJkLnYxLldhaXRSZXF1ZXN0Ghguc3Rld2FyZC52MS5XYWl0UmVzcG9uc2UiA5ACARJZCg1MaXN0SW5zdGFuY2VzEiAuc3Rld2FyZC52MS5MaXN0SW5zdGFuY2VzUmVxdWVzdBohLnN0ZXdhcmQudjEuTGlzdEluc3RhbmNlc1Jlc3BvbnNlIgOQAgESUgoKU3RyZWFtTG9ncxIdLnN0ZXdhcmQudjEuU3RyZWFtTG9nc1JlcXVlc3QaHi5zdGV3YXJkLnYxLlN0cmVhbUxvZ3NSZXNwb25zZSIDkAIBMAESUAoKTGlzdFJvdXRlcxIdLnN0ZXdhcmQudjEuTGlzdFJvdXRlc1JlcXVlc3QaHi5zdGV3YXJkLnYxLkxpc3RSb3V0ZXNSZXNwb25zZSIDkAIBEl8KD1JlY29uY2lsZVJvdXRlcxIiLnN0ZXdhcmQudjEuUmVjb25jaWxlUm91dGVzUmVxdWVzdBojLnN0ZXdhcmQudjEuUmVjb25jaWxlUm91dGVzUmVzcG9uc2UiA5ACAhJQCgpMaXN0RXZlbnRzEh0uc3Rld2FyZC52MS5MaXN0RXZlbnRzUmVxdWVzdBoeLnN0ZXdhcmQudjEuTGlzdEV2ZW50c1Jlc3BvbnNlIgOQAgESVQoLV2F0Y2hFdmVudHMSHi5zdGV3YXJkLnYxLldhdGNoRXZlbnRzUmVxdWVzdBofLnN0ZXdhcmQudjEuV2F0Y2hFdmVudHNSZXNwb25zZSIDkAIBMAFiBnByb3RvMw", [file_buf_validate_validate, file_google_protobuf_duration, file_google_protobuf_timestamp, file_steward_v1_event, file_steward_v1_instance, file_steward_v1_route, file_steward_v1_service]);
+  fileDesc("ChtzdGV3YXJkL3YxL3N1cGVydmlzb3IucHJvdG8SCnN0ZXdhcmQudjEidwoMU3RhcnRSZXF1ZXN0EhcKBG5hbWUYASABKAlCCbpIBnIEEAEYPxIWCgRldGFnGAIgASgJQgi6SAVyAxiAARIfCgpyZXF1ZXN0X2lkGAMgASgJQgu6SAjYAQFyA7ABARIVCg12YWxpZGF0ZV9vbmx5GAQgASgIIkcKDVN0YXJ0UmVzcG9uc2USJAoHc2VydmljZRgBIAEoCzITLnN0ZXdhcmQudjEuU2VydmljZRIQCghyZXZpc2lvbhgCIAEoAyJ2CgtTdG9wUmVxdWVzdBIXCgRuYW1lGAEgASgJQgm6SAZyBBABGD8SFgoEZXRhZxgCIAEoCUIIukgFcgMYgAESHwoKcmVxdWVzdF9pZBgDIAEoCUILukgI2AEBcgOwAQESFQoNdmFsaWRhdGVfb25seRgEIAEoCCJGCgxTdG9wUmVzcG9uc2USJAoHc2VydmljZRgBIAEoCzITLnN0ZXdhcmQudjEuU2VydmljZRIQCghyZXZpc2lvbhgCIAEoAyJ5Cg5SZXN0YXJ0UmVxdWVzdBIXCgRuYW1lGAEgASgJQgm6SAZyBBABGD8SFgoEZXRhZxgCIAEoCUIIukgFcgMYgAESHwoKcmVxdWVzdF9pZBgDIAEoCUILukgI2AEBcgOwAQESFQoNdmFsaWRhdGVfb25seRgEIAEoCCJJCg9SZXN0YXJ0UmVzcG9uc2USJAoHc2VydmljZRgBIAEoCzITLnN0ZXdhcmQudjEuU2VydmljZRIQCghyZXZpc2lvbhgCIAEoAyJiCg5TdG9wQWxsUmVxdWVzdBIYCgZmaWx0ZXIYASABKAlCCLpIBXIDGIAgEh8KCnJlcXVlc3RfaWQYAiABKAlCC7pICNgBAXIDsAEBEhUKDXZhbGlkYXRlX29ubHkYAyABKAgiMgoPU3RvcEFsbFJlc3BvbnNlEg0KBW5hbWVzGAEgAygJEhAKCHJldmlzaW9uGAIgASgDIncKDFJlc2V0UmVxdWVzdBIXCgRuYW1lGAEgASgJQgm6SAZyBBABGD8SFgoEZXRhZxgCIAEoCUIIukgFcgMYgAESHwoKcmVxdWVzdF9pZBgDIAEoCUILukgI2AEBcgOwAQESFQoNdmFsaWRhdGVfb25seRgEIAEoCCJHCg1SZXNldFJlc3BvbnNlEiQKB3NlcnZpY2UYASABKAsyEy5zdGV3YXJkLnYxLlNlcnZpY2USEAoIcmV2aXNpb24YAiABKAMiugEKDVNpZ25hbFJlcXVlc3QSFwoEbmFtZRgBIAEoCUIJukgGcgQQARg/Em4KBnNpZ25hbBgCIAEoCUJeukhbcllSBlNJR0hVUFIGU0lHSU5UUgdTSUdRVUlUUgdTSUdVU1IxUgdTSUdVU1IyUgdTSUdURVJNUgdTSUdLSUxMUghTSUdXSU5DSFIHU0lHQ09OVFIHU0lHU1RPUBIgCgtpbnN0YW5jZV9pZBgDIAEoCUILukgI2AEBcgOwAQEiNwoOU2lnbmFsUmVzcG9uc2USEwoLaW5zdGFuY2VfaWQYASABKAkSEAoIcmV2aXNpb24YAiABKAMiKQoORXhwbGFpblJlcXVlc3QSFwoEbmFtZRgBIAEoCUIJukgGcgQQARg/Is8BCg9FeHBsYWluUmVzcG9uc2USDAoEd2VsbBgBIAEoCBIPCgdzdW1tYXJ5GAIgASgJEiEKBmNhdXNlcxgDIAMoCzIRLnN0ZXdhcmQudjEuQ2F1c2USEgoKbGFzdF9saW5lcxgEIAMoCRIuCg1wcm9iZV9yZXN1bHRzGAUgAygLMhcuc3Rld2FyZC52MS5Qcm9iZVJlc3VsdBIkCgdzZXJ2aWNlGAYgASgLMhMuc3Rld2FyZC52MS5TZXJ2aWNlEhAKCHJldmlzaW9uGAcgASgDIngKBUNhdXNlEiMKBGtpbmQYASABKA4yFS5zdGV3YXJkLnYxLkNhdXNlS2luZBIPCgdzZXJ2aWNlGAIgASgJEg8KB21lc3NhZ2UYAyABKAkSKAoEdGltZRgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAiqwEKC1Byb2JlUmVzdWx0EiMKBHJvbGUYASABKA4yFS5zdGV3YXJkLnYxLlByb2JlUm9sZRIPCgdzdWNjZXNzGAIgASgIEg8KB21lc3NhZ2UYAyABKAkSKAoEdGltZRgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASKwoIZHVyYXRpb24YBSABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24iugEKC1dhaXRSZXF1ZXN0EhcKBG5hbWUYASABKAlCCbpIBnIEEAEYPxI4Cgljb25kaXRpb24YAiABKA4yGS5zdGV3YXJkLnYxLldhaXRDb25kaXRpb25CCrpIB4IBBBABIAASHQoMbWluX3JldmlzaW9uGAMgASgDQge6SAQiAigAEjkKB3RpbWVvdXQYBCABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb25CDbpICqoBByIDCJAcKgAiRgoMV2FpdFJlc3BvbnNlEiQKB3NlcnZpY2UYASABKAsyEy5zdGV3YXJkLnYxLlNlcnZpY2USEAoIcmV2aXNpb24YAiABKAMifQoUTGlzdEluc3RhbmNlc1JlcXVlc3QSGAoHc2VydmljZRgBIAEoCUIHukgEcgIYPxIaCglwYWdlX3NpemUYAiABKAVCB7pIBBoCKAASHAoKcGFnZV90b2tlbhgDIAEoCUIIukgFcgMYgBASEQoJbGl2ZV9vbmx5GAQgASgIImsKFUxpc3RJbnN0YW5jZXNSZXNwb25zZRInCglpbnN0YW5jZXMYASADKAsyFC5zdGV3YXJkLnYxLkluc3RhbmNlEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCRIQCghyZXZpc2lvbhgDIAEoAyLxAQoRU3RyZWFtTG9nc1JlcXVlc3QSFwoEbmFtZRgBIAEoCUIJukgGcgQQARg/EjkKB3N0cmVhbXMYAiADKA4yFS5zdGV3YXJkLnYxLkxvZ1N0cmVhbUIRukgOkgELGAEiB4IBBBABIAASJAoKdGFpbF9saW5lcxgDIAEoBUILukgIGgYYoI0GKABIAIgBARIOCgZmb2xsb3cYBCABKAgSKQoFc2luY2UYBSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhgKBmN1cnNvchgGIAEoCUIIukgFcgMYgAJCDQoLX3RhaWxfbGluZXMikwEKElN0cmVhbUxvZ3NSZXNwb25zZRIlCgZzdHJlYW0YASABKA4yFS5zdGV3YXJkLnYxLkxvZ1N0cmVhbRIMCgRkYXRhGAIgASgMEg4KBm9mZnNldBgDIAEoAxIoCgR0aW1lGAQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIOCgZjdXJzb3IYBSABKAkiTQoRTGlzdFJvdXRlc1JlcXVlc3QSGgoJcGFnZV9zaXplGAEgASgFQge6SAQaAigAEhwKCnBhZ2VfdG9rZW4YAiABKAlCCLpIBXIDGIAQImIKEkxpc3RSb3V0ZXNSZXNwb25zZRIhCgZyb3V0ZXMYASADKAsyES5zdGV3YXJkLnYxLlJvdXRlEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCRIQCghyZXZpc2lvbhgDIAEoAyIqChZSZWNvbmNpbGVSb3V0ZXNSZXF1ZXN0EhAKCHJlYXNzZXJ0GAEgASgIIlcKF1JlY29uY2lsZVJvdXRlc1Jlc3BvbnNlEg4KBndhbnRlZBgBIAEoBRILCgNwdXQYAiABKAUSDwoHcmVtb3ZlZBgDIAEoBRIOCgZmYWlsZWQYBCABKAUizwEKEUxpc3RFdmVudHNSZXF1ZXN0EhoKCXBhZ2Vfc2l6ZRgBIAEoBUIHukgEGgIoABIcCgpwYWdlX3Rva2VuGAIgASgJQgi6SAVyAxiAEBIYCgZmaWx0ZXIYAyABKAlCCLpIBXIDGIAgEiEKBWFmdGVyGAQgASgLMhIuc3Rld2FyZC52MS5DdXJzb3ISKQoFc2luY2UYBSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhgKBHRhaWwYBiABKAVCCrpIBxoFGOgHKAAidAoSTGlzdEV2ZW50c1Jlc3BvbnNlEiEKBmV2ZW50cxgBIAMoCzIRLnN0ZXdhcmQudjEuRXZlbnQSFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJEiIKBmN1cnNvchgDIAEoCzISLnN0ZXdhcmQudjEuQ3Vyc29yItMBChJXYXRjaEV2ZW50c1JlcXVlc3QSIQoFYWZ0ZXIYASABKAsyEi5zdGV3YXJkLnYxLkN1cnNvchIYCgZmaWx0ZXIYAiABKAlCCLpIBXIDGIAgEjAKBXR5cGVzGAMgAygOMhUuc3Rld2FyZC52MS5FdmVudFR5cGVCCrpIB5IBBBBAGAESNAoRcHJvZ3Jlc3NfaW50ZXJ2YWwYBCABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SGAoQaW5jbHVkZV9zZXJ2aWNlcxgFIAEoCCLHAQoTV2F0Y2hFdmVudHNSZXNwb25zZRIiCgZjdXJzb3IYASABKAsyEi5zdGV3YXJkLnYxLkN1cnNvchIpCgZvcGVuZWQYAiABKAsyFy5zdGV3YXJkLnYxLldhdGNoT3BlbmVkSAASJwoFYmF0Y2gYAyABKAsyFi5zdGV3YXJkLnYxLkV2ZW50QmF0Y2hIABItCghwcm9ncmVzcxgEIAEoCzIZLnN0ZXdhcmQudjEuV2F0Y2hQcm9ncmVzc0gAQgkKB21lc3NhZ2UiLwoKRXZlbnRCYXRjaBIhCgZldmVudHMYASADKAsyES5zdGV3YXJkLnYxLkV2ZW50Ks4CCglDYXVzZUtpbmQSGgoWQ0FVU0VfS0lORF9VTlNQRUNJRklFRBAAEhMKD0NBVVNFX0tJTkRfV0lTSBABEhQKEENBVVNFX0tJTkRfU1RBVEUQAhIZChVDQVVTRV9LSU5EX0RFUEVOREVOQ1kQAxIXChNDQVVTRV9LSU5EX0JBQ0tfT0ZGEAQSGAoUQ0FVU0VfS0lORF9MQVNUX0VYSVQQBRIUChBDQVVTRV9LSU5EX1BST0JFEAYSFQoRQ0FVU0VfS0lORF9QT0xJQ1kQBxIaChZDQVVTRV9LSU5EX1NUT1BfRkFJTEVEEAgSGAoUQ0FVU0VfS0lORF9DT05ESVRJT04QCRIUChBDQVVTRV9LSU5EX1JPVVRFEAoSFAoQQ0FVU0VfS0lORF9QUk9YWRALEh0KGUNBVVNFX0tJTkRfUkVTVEFSVF9CVURHRVQQDCqLAQoJUHJvYmVSb2xlEhoKFlBST0JFX1JPTEVfVU5TUEVDSUZJRUQQABIWChJQUk9CRV9ST0xFX1NUQVJUVVAQARIYChRQUk9CRV9ST0xFX1JFQURJTkVTUxACEhcKE1BST0JFX1JPTEVfTElWRU5FU1MQAxIXChNQUk9CRV9ST0xFX0VYVEVSTkFMEAQqmwEKDVdhaXRDb25kaXRpb24SHgoaV0FJVF9DT05ESVRJT05fVU5TUEVDSUZJRUQQABIYChRXQUlUX0NPTkRJVElPTl9SRUFEWRABEhoKFldBSVRfQ09ORElUSU9OX1NUT1BQRUQQAhIaChZXQUlUX0NPTkRJVElPTl9ERUxFVEVEEAMSGAoUV0FJVF9DT05ESVRJT05fRU5ERUQQBCpVCglMb2dTdHJlYW0SGgoWTE9HX1NUUkVBTV9VTlNQRUNJRklFRBAAEhUKEUxPR19TVFJFQU1fU1RET1VUEAESFQoRTE9HX1NUUkVBTV9TVERFUlIQAjKvCAoKU3VwZXJ2aXNvchJBCgVTdGFydBIYLnN0ZXdhcmQudjEuU3RhcnRSZXF1ZXN0Ghkuc3Rld2FyZC52MS5TdGFydFJlc3BvbnNlIgOQAgISPgoEU3RvcBIXLnN0ZXdhcmQudjEuU3RvcFJlcXVlc3QaGC5zdGV3YXJkLnYxLlN0b3BSZXNwb25zZSIDkAICEkIKB1Jlc3RhcnQSGi5zdGV3YXJkLnYxLlJlc3RhcnRSZXF1ZXN0Ghsuc3Rld2FyZC52MS5SZXN0YXJ0UmVzcG9uc2USRwoHU3RvcEFsbBIaLnN0ZXdhcmQudjEuU3RvcEFsbFJlcXVlc3QaGy5zdGV3YXJkLnYxLlN0b3BBbGxSZXNwb25zZSIDkAICEjwKBVJlc2V0Ehguc3Rld2FyZC52MS5SZXNldFJlcXVlc3QaGS5zdGV3YXJkLnYxLlJlc2V0UmVzcG9uc2USPwoGU2lnbmFsEhkuc3Rld2FyZC52MS5TaWduYWxSZXF1ZXN0Ghouc3Rld2FyZC52MS5TaWduYWxSZXNwb25zZRJHCgdFeHBsYWluEhouc3Rld2FyZC52MS5FeHBsYWluUmVxdWVzdBobLnN0ZXdhcmQudjEuRXhwbGFpblJlc3BvbnNlIgOQAgESPgoEV2FpdBIXLnN0ZXdhcmQudjEuV2FpdFJlcXVlc3QaGC5zdGV3YXJkLnYxLldhaXRSZXNwb25zZSIDkAIBElkKDUxpc3RJbnN0YW5jZXMSIC5zdGV3YXJkLnYxLkxpc3RJbnN0YW5jZXNSZXF1ZXN0GiEuc3Rld2FyZC52MS5MaXN0SW5zdGFuY2VzUmVzcG9uc2UiA5ACARJSCgpTdHJlYW1Mb2dzEh0uc3Rld2FyZC52MS5TdHJlYW1Mb2dzUmVxdWVzdBoeLnN0ZXdhcmQudjEuU3RyZWFtTG9nc1Jlc3BvbnNlIgOQAgEwARJQCgpMaXN0Um91dGVzEh0uc3Rld2FyZC52MS5MaXN0Um91dGVzUmVxdWVzdBoeLnN0ZXdhcmQudjEuTGlzdFJvdXRlc1Jlc3BvbnNlIgOQAgESXwoPUmVjb25jaWxlUm91dGVzEiIuc3Rld2FyZC52MS5SZWNvbmNpbGVSb3V0ZXNSZXF1ZXN0GiMuc3Rld2FyZC52MS5SZWNvbmNpbGVSb3V0ZXNSZXNwb25zZSIDkAICElAKCkxpc3RFdmVudHMSHS5zdGV3YXJkLnYxLkxpc3RFdmVudHNSZXF1ZXN0Gh4uc3Rld2FyZC52MS5MaXN0RXZlbnRzUmVzcG9uc2UiA5ACARJVCgtXYXRjaEV2ZW50cxIeLnN0ZXdhcmQudjEuV2F0Y2hFdmVudHNSZXF1ZXN0Gh8uc3Rld2FyZC52MS5XYXRjaEV2ZW50c1Jlc3BvbnNlIgOQAgEwAWIGcHJvdG8z", [file_buf_validate_validate, file_google_protobuf_duration, file_google_protobuf_timestamp, file_steward_v1_event, file_steward_v1_instance, file_steward_v1_route, file_steward_v1_service]);
 
 /**
  * The request of Start.
@@ -234,6 +234,377 @@ export const RestartResponseSchema: GenMessage<RestartResponse> = /*@__PURE__*/
   messageDesc(file_steward_v1_supervisor, 5);
 
 /**
+ * The request of StopAll.
+ *
+ * @generated from message steward.v1.StopAllRequest
+ */
+export type StopAllRequest = Message<"steward.v1.StopAllRequest"> & {
+  /**
+   * Which services, as in ServiceRegistry.List. Empty: all.
+   *
+   * @generated from field: string filter = 1;
+   */
+  filter: string;
+
+  /**
+   * Makes a retry safe; see ServiceRegistry.
+   *
+   * @generated from field: string request_id = 2;
+   */
+  requestId: string;
+
+  /**
+   * Check only.
+   *
+   * @generated from field: bool validate_only = 3;
+   */
+  validateOnly: boolean;
+};
+
+/**
+ * Describes the message steward.v1.StopAllRequest.
+ * Use `create(StopAllRequestSchema)` to create a new message.
+ */
+export const StopAllRequestSchema: GenMessage<StopAllRequest> = /*@__PURE__*/
+  messageDesc(file_steward_v1_supervisor, 6);
+
+/**
+ * The response of StopAll.
+ *
+ * @generated from message steward.v1.StopAllResponse
+ */
+export type StopAllResponse = Message<"steward.v1.StopAllResponse"> & {
+  /**
+   * The names of the services that were wished running and are wished stopped now, in the order of their names.
+   *
+   * @generated from field: repeated string names = 1;
+   */
+  names: string[];
+
+  /**
+   * The revision of the change; that of the last one if nothing changed; 0 with validate_only.
+   *
+   * @generated from field: int64 revision = 2;
+   */
+  revision: bigint;
+};
+
+/**
+ * Describes the message steward.v1.StopAllResponse.
+ * Use `create(StopAllResponseSchema)` to create a new message.
+ */
+export const StopAllResponseSchema: GenMessage<StopAllResponse> = /*@__PURE__*/
+  messageDesc(file_steward_v1_supervisor, 7);
+
+/**
+ * The request of Reset.
+ *
+ * @generated from message steward.v1.ResetRequest
+ */
+export type ResetRequest = Message<"steward.v1.ResetRequest"> & {
+  /**
+   * The name of the service.
+   *
+   * @generated from field: string name = 1;
+   */
+  name: string;
+
+  /**
+   * Only if it still is as this etag says. Empty: do not check.
+   *
+   * @generated from field: string etag = 2;
+   */
+  etag: string;
+
+  /**
+   * Makes a retry safe; see ServiceRegistry.
+   *
+   * @generated from field: string request_id = 3;
+   */
+  requestId: string;
+
+  /**
+   * Check only.
+   *
+   * @generated from field: bool validate_only = 4;
+   */
+  validateOnly: boolean;
+};
+
+/**
+ * Describes the message steward.v1.ResetRequest.
+ * Use `create(ResetRequestSchema)` to create a new message.
+ */
+export const ResetRequestSchema: GenMessage<ResetRequest> = /*@__PURE__*/
+  messageDesc(file_steward_v1_supervisor, 8);
+
+/**
+ * The response of Reset.
+ *
+ * @generated from message steward.v1.ResetResponse
+ */
+export type ResetResponse = Message<"steward.v1.ResetResponse"> & {
+  /**
+   * The service.
+   *
+   * @generated from field: steward.v1.Service service = 1;
+   */
+  service?: Service | undefined;
+
+  /**
+   * The revision of the change; 0 with validate_only.
+   *
+   * @generated from field: int64 revision = 2;
+   */
+  revision: bigint;
+};
+
+/**
+ * Describes the message steward.v1.ResetResponse.
+ * Use `create(ResetResponseSchema)` to create a new message.
+ */
+export const ResetResponseSchema: GenMessage<ResetResponse> = /*@__PURE__*/
+  messageDesc(file_steward_v1_supervisor, 9);
+
+/**
+ * The request of Signal.
+ *
+ * @generated from message steward.v1.SignalRequest
+ */
+export type SignalRequest = Message<"steward.v1.SignalRequest"> & {
+  /**
+   * The name of the service.
+   *
+   * @generated from field: string name = 1;
+   */
+  name: string;
+
+  /**
+   * The name of the signal.
+   *
+   * @generated from field: string signal = 2;
+   */
+  signal: string;
+
+  /**
+   * Only to this instance. Empty: to the current one.
+   *
+   * @generated from field: string instance_id = 3;
+   */
+  instanceId: string;
+};
+
+/**
+ * Describes the message steward.v1.SignalRequest.
+ * Use `create(SignalRequestSchema)` to create a new message.
+ */
+export const SignalRequestSchema: GenMessage<SignalRequest> = /*@__PURE__*/
+  messageDesc(file_steward_v1_supervisor, 10);
+
+/**
+ * The response of Signal.
+ *
+ * @generated from message steward.v1.SignalResponse
+ */
+export type SignalResponse = Message<"steward.v1.SignalResponse"> & {
+  /**
+   * The instance that it was sent to.
+   *
+   * @generated from field: string instance_id = 1;
+   */
+  instanceId: string;
+
+  /**
+   * The revision of the event.
+   *
+   * @generated from field: int64 revision = 2;
+   */
+  revision: bigint;
+};
+
+/**
+ * Describes the message steward.v1.SignalResponse.
+ * Use `create(SignalResponseSchema)` to create a new message.
+ */
+export const SignalResponseSchema: GenMessage<SignalResponse> = /*@__PURE__*/
+  messageDesc(file_steward_v1_supervisor, 11);
+
+/**
+ * The request of Explain.
+ *
+ * @generated from message steward.v1.ExplainRequest
+ */
+export type ExplainRequest = Message<"steward.v1.ExplainRequest"> & {
+  /**
+   * The name of the service.
+   *
+   * @generated from field: string name = 1;
+   */
+  name: string;
+};
+
+/**
+ * Describes the message steward.v1.ExplainRequest.
+ * Use `create(ExplainRequestSchema)` to create a new message.
+ */
+export const ExplainRequestSchema: GenMessage<ExplainRequest> = /*@__PURE__*/
+  messageDesc(file_steward_v1_supervisor, 12);
+
+/**
+ * The response of Explain.
+ *
+ * @generated from message steward.v1.ExplainResponse
+ */
+export type ExplainResponse = Message<"steward.v1.ExplainResponse"> & {
+  /**
+   * Whether all is as wished: nothing to explain.
+   *
+   * @generated from field: bool well = 1;
+   */
+  well: boolean;
+
+  /**
+   * One sentence for people.
+   *
+   * @generated from field: string summary = 2;
+   */
+  summary: string;
+
+  /**
+   * The chain of causes: each is why the one before is so. The first is the wish.
+   *
+   * @generated from field: repeated steward.v1.Cause causes = 3;
+   */
+  causes: Cause[];
+
+  /**
+   * The last lines of its standard error, else of its standard output, before the last unexpected end. Empty without the scope read:services:logs.
+   *
+   * @generated from field: repeated string last_lines = 4;
+   */
+  lastLines: string[];
+
+  /**
+   * The last answers of its probes, newest first, as far as the server that answers has asked.
+   *
+   * @generated from field: repeated steward.v1.ProbeResult probe_results = 5;
+   */
+  probeResults: ProbeResult[];
+
+  /**
+   * The service as it was looked at.
+   *
+   * @generated from field: steward.v1.Service service = 6;
+   */
+  service?: Service | undefined;
+
+  /**
+   * The revision that the answer is true at.
+   *
+   * @generated from field: int64 revision = 7;
+   */
+  revision: bigint;
+};
+
+/**
+ * Describes the message steward.v1.ExplainResponse.
+ * Use `create(ExplainResponseSchema)` to create a new message.
+ */
+export const ExplainResponseSchema: GenMessage<ExplainResponse> = /*@__PURE__*/
+  messageDesc(file_steward_v1_supervisor, 13);
+
+/**
+ * One link in the chain of causes.
+ *
+ * @generated from message steward.v1.Cause
+ */
+export type Cause = Message<"steward.v1.Cause"> & {
+  /**
+   * What kind of cause.
+   *
+   * @generated from field: steward.v1.CauseKind kind = 1;
+   */
+  kind: CauseKind;
+
+  /**
+   * The service that it is of: the one asked for, or one that it depends on.
+   *
+   * @generated from field: string service = 2;
+   */
+  service: string;
+
+  /**
+   * One sentence for people.
+   *
+   * @generated from field: string message = 3;
+   */
+  message: string;
+
+  /**
+   * Since when, or when it will be over (BACK_OFF).
+   *
+   * @generated from field: google.protobuf.Timestamp time = 4;
+   */
+  time?: Timestamp | undefined;
+};
+
+/**
+ * Describes the message steward.v1.Cause.
+ * Use `create(CauseSchema)` to create a new message.
+ */
+export const CauseSchema: GenMessage<Cause> = /*@__PURE__*/
+  messageDesc(file_steward_v1_supervisor, 14);
+
+/**
+ * One answer of a probe.
+ *
+ * @generated from message steward.v1.ProbeResult
+ */
+export type ProbeResult = Message<"steward.v1.ProbeResult"> & {
+  /**
+   * Which probe.
+   *
+   * @generated from field: steward.v1.ProbeRole role = 1;
+   */
+  role: ProbeRole;
+
+  /**
+   * Whether it succeeded.
+   *
+   * @generated from field: bool success = 2;
+   */
+  success: boolean;
+
+  /**
+   * What it said, for people.
+   *
+   * @generated from field: string message = 3;
+   */
+  message: string;
+
+  /**
+   * When it was asked.
+   *
+   * @generated from field: google.protobuf.Timestamp time = 4;
+   */
+  time?: Timestamp | undefined;
+
+  /**
+   * How long the answer took.
+   *
+   * @generated from field: google.protobuf.Duration duration = 5;
+   */
+  duration?: Duration | undefined;
+};
+
+/**
+ * Describes the message steward.v1.ProbeResult.
+ * Use `create(ProbeResultSchema)` to create a new message.
+ */
+export const ProbeResultSchema: GenMessage<ProbeResult> = /*@__PURE__*/
+  messageDesc(file_steward_v1_supervisor, 15);
+
+/**
  * The request of Wait.
  *
  * @generated from message steward.v1.WaitRequest
@@ -273,7 +644,7 @@ export type WaitRequest = Message<"steward.v1.WaitRequest"> & {
  * Use `create(WaitRequestSchema)` to create a new message.
  */
 export const WaitRequestSchema: GenMessage<WaitRequest> = /*@__PURE__*/
-  messageDesc(file_steward_v1_supervisor, 6);
+  messageDesc(file_steward_v1_supervisor, 16);
 
 /**
  * The response of Wait.
@@ -301,7 +672,7 @@ export type WaitResponse = Message<"steward.v1.WaitResponse"> & {
  * Use `create(WaitResponseSchema)` to create a new message.
  */
 export const WaitResponseSchema: GenMessage<WaitResponse> = /*@__PURE__*/
-  messageDesc(file_steward_v1_supervisor, 7);
+  messageDesc(file_steward_v1_supervisor, 17);
 
 /**
  * The request of ListInstances.
@@ -343,7 +714,7 @@ export type ListInstancesRequest = Message<"steward.v1.ListInstancesRequest"> & 
  * Use `create(ListInstancesRequestSchema)` to create a new message.
  */
 export const ListInstancesRequestSchema: GenMessage<ListInstancesRequest> = /*@__PURE__*/
-  messageDesc(file_steward_v1_supervisor, 8);
+  messageDesc(file_steward_v1_supervisor, 18);
 
 /**
  * The response of ListInstances.
@@ -378,7 +749,7 @@ export type ListInstancesResponse = Message<"steward.v1.ListInstancesResponse"> 
  * Use `create(ListInstancesResponseSchema)` to create a new message.
  */
 export const ListInstancesResponseSchema: GenMessage<ListInstancesResponse> = /*@__PURE__*/
-  messageDesc(file_steward_v1_supervisor, 9);
+  messageDesc(file_steward_v1_supervisor, 19);
 
 /**
  * The request of StreamLogs.
@@ -413,6 +784,21 @@ export type StreamLogsRequest = Message<"steward.v1.StreamLogsRequest"> & {
    * @generated from field: bool follow = 4;
    */
   follow: boolean;
+
+  /**
+   * Begin with what was written at or after this time, give or take a quarter of a second. Cannot be combined with tail_lines or cursor.
+   *
+   * @generated from field: google.protobuf.Timestamp since = 5;
+   */
+  since?: Timestamp | undefined;
+
+  /**
+   * Go on right after the response that had this cursor, also after restarts of the service and of the server. What is not kept any more is left out;
+   * `offset` shows the gap. Cannot be combined with tail_lines or since. Errors: INVALID_ARGUMENT if it is not of this service.
+   *
+   * @generated from field: string cursor = 6;
+   */
+  cursor: string;
 };
 
 /**
@@ -420,7 +806,7 @@ export type StreamLogsRequest = Message<"steward.v1.StreamLogsRequest"> & {
  * Use `create(StreamLogsRequestSchema)` to create a new message.
  */
 export const StreamLogsRequestSchema: GenMessage<StreamLogsRequest> = /*@__PURE__*/
-  messageDesc(file_steward_v1_supervisor, 10);
+  messageDesc(file_steward_v1_supervisor, 20);
 
 /**
  * One message of StreamLogs.
@@ -448,6 +834,21 @@ export type StreamLogsResponse = Message<"steward.v1.StreamLogsResponse"> & {
    * @generated from field: int64 offset = 3;
    */
   offset: bigint;
+
+  /**
+   * When it was written, give or take a quarter of a second; for what was written while no server ran, a time after that. Responses are in the order
+   * of these times across both streams.
+   *
+   * @generated from field: google.protobuf.Timestamp time = 4;
+   */
+  time?: Timestamp | undefined;
+
+  /**
+   * Resume after it.
+   *
+   * @generated from field: string cursor = 5;
+   */
+  cursor: string;
 };
 
 /**
@@ -455,7 +856,7 @@ export type StreamLogsResponse = Message<"steward.v1.StreamLogsResponse"> & {
  * Use `create(StreamLogsResponseSchema)` to create a new message.
  */
 export const StreamLogsResponseSchema: GenMessage<StreamLogsResponse> = /*@__PURE__*/
-  messageDesc(file_steward_v1_supervisor, 11);
+  messageDesc(file_steward_v1_supervisor, 21);
 
 /**
  * The request of ListRoutes.
@@ -483,7 +884,7 @@ export type ListRoutesRequest = Message<"steward.v1.ListRoutesRequest"> & {
  * Use `create(ListRoutesRequestSchema)` to create a new message.
  */
 export const ListRoutesRequestSchema: GenMessage<ListRoutesRequest> = /*@__PURE__*/
-  messageDesc(file_steward_v1_supervisor, 12);
+  messageDesc(file_steward_v1_supervisor, 22);
 
 /**
  * The response of ListRoutes.
@@ -518,7 +919,7 @@ export type ListRoutesResponse = Message<"steward.v1.ListRoutesResponse"> & {
  * Use `create(ListRoutesResponseSchema)` to create a new message.
  */
 export const ListRoutesResponseSchema: GenMessage<ListRoutesResponse> = /*@__PURE__*/
-  messageDesc(file_steward_v1_supervisor, 13);
+  messageDesc(file_steward_v1_supervisor, 23);
 
 /**
  * The request of ReconcileRoutes.
@@ -539,7 +940,7 @@ export type ReconcileRoutesRequest = Message<"steward.v1.ReconcileRoutesRequest"
  * Use `create(ReconcileRoutesRequestSchema)` to create a new message.
  */
 export const ReconcileRoutesRequestSchema: GenMessage<ReconcileRoutesRequest> = /*@__PURE__*/
-  messageDesc(file_steward_v1_supervisor, 14);
+  messageDesc(file_steward_v1_supervisor, 24);
 
 /**
  * The response of ReconcileRoutes.
@@ -581,7 +982,7 @@ export type ReconcileRoutesResponse = Message<"steward.v1.ReconcileRoutesRespons
  * Use `create(ReconcileRoutesResponseSchema)` to create a new message.
  */
 export const ReconcileRoutesResponseSchema: GenMessage<ReconcileRoutesResponse> = /*@__PURE__*/
-  messageDesc(file_steward_v1_supervisor, 15);
+  messageDesc(file_steward_v1_supervisor, 25);
 
 /**
  * The request of ListEvents.
@@ -637,7 +1038,7 @@ export type ListEventsRequest = Message<"steward.v1.ListEventsRequest"> & {
  * Use `create(ListEventsRequestSchema)` to create a new message.
  */
 export const ListEventsRequestSchema: GenMessage<ListEventsRequest> = /*@__PURE__*/
-  messageDesc(file_steward_v1_supervisor, 16);
+  messageDesc(file_steward_v1_supervisor, 26);
 
 /**
  * The response of ListEvents.
@@ -672,7 +1073,7 @@ export type ListEventsResponse = Message<"steward.v1.ListEventsResponse"> & {
  * Use `create(ListEventsResponseSchema)` to create a new message.
  */
 export const ListEventsResponseSchema: GenMessage<ListEventsResponse> = /*@__PURE__*/
-  messageDesc(file_steward_v1_supervisor, 17);
+  messageDesc(file_steward_v1_supervisor, 27);
 
 /**
  * The request of WatchEvents.
@@ -721,7 +1122,7 @@ export type WatchEventsRequest = Message<"steward.v1.WatchEventsRequest"> & {
  * Use `create(WatchEventsRequestSchema)` to create a new message.
  */
 export const WatchEventsRequestSchema: GenMessage<WatchEventsRequest> = /*@__PURE__*/
-  messageDesc(file_steward_v1_supervisor, 18);
+  messageDesc(file_steward_v1_supervisor, 28);
 
 /**
  * One message of WatchEvents.
@@ -773,7 +1174,7 @@ export type WatchEventsResponse = Message<"steward.v1.WatchEventsResponse"> & {
  * Use `create(WatchEventsResponseSchema)` to create a new message.
  */
 export const WatchEventsResponseSchema: GenMessage<WatchEventsResponse> = /*@__PURE__*/
-  messageDesc(file_steward_v1_supervisor, 19);
+  messageDesc(file_steward_v1_supervisor, 29);
 
 /**
  * Some events.
@@ -794,7 +1195,173 @@ export type EventBatch = Message<"steward.v1.EventBatch"> & {
  * Use `create(EventBatchSchema)` to create a new message.
  */
 export const EventBatchSchema: GenMessage<EventBatch> = /*@__PURE__*/
-  messageDesc(file_steward_v1_supervisor, 20);
+  messageDesc(file_steward_v1_supervisor, 30);
+
+/**
+ * What can be a cause. Clients must expect new values.
+ *
+ * @generated from enum steward.v1.CauseKind
+ */
+export const CauseKind = {
+  /**
+   * Never sent by the server.
+   *
+   * @generated from enum value: CAUSE_KIND_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED: 0,
+
+  /**
+   * What is wished.
+   *
+   * @generated from enum value: CAUSE_KIND_WISH = 1;
+   */
+  WISH: 1,
+
+  /**
+   * The state of its process.
+   *
+   * @generated from enum value: CAUSE_KIND_STATE = 2;
+   */
+  STATE: 2,
+
+  /**
+   * The start waits for another service.
+   *
+   * @generated from enum value: CAUSE_KIND_DEPENDENCY = 3;
+   */
+  DEPENDENCY: 3,
+
+  /**
+   * The next start is due later.
+   *
+   * @generated from enum value: CAUSE_KIND_BACK_OFF = 4;
+   */
+  BACK_OFF: 4,
+
+  /**
+   * How the last process ended.
+   *
+   * @generated from enum value: CAUSE_KIND_LAST_EXIT = 5;
+   */
+  LAST_EXIT: 5,
+
+  /**
+   * What a probe said.
+   *
+   * @generated from enum value: CAUSE_KIND_PROBE = 6;
+   */
+  PROBE: 6,
+
+  /**
+   * A policy allows no further start.
+   *
+   * @generated from enum value: CAUSE_KIND_POLICY = 7;
+   */
+  POLICY: 7,
+
+  /**
+   * Something of a process cannot be ended.
+   *
+   * @generated from enum value: CAUSE_KIND_STOP_FAILED = 8;
+   */
+  STOP_FAILED: 8,
+
+  /**
+   * A condition, such as a failed update.
+   *
+   * @generated from enum value: CAUSE_KIND_CONDITION = 9;
+   */
+  CONDITION: 9,
+
+  /**
+   * The route is not in place.
+   *
+   * @generated from enum value: CAUSE_KIND_ROUTE = 10;
+   */
+  ROUTE: 10,
+
+  /**
+   * The proxy does not answer or refuses us.
+   *
+   * @generated from enum value: CAUSE_KIND_PROXY = 11;
+   */
+  PROXY: 11,
+
+  /**
+   * More starts than the node's restart budget allows are waiting.
+   *
+   * @generated from enum value: CAUSE_KIND_RESTART_BUDGET = 12;
+   */
+  RESTART_BUDGET: 12,
+} as const;
+
+/**
+ * What can be a cause. Clients must expect new values.
+ *
+ * @generated from enum steward.v1.CauseKind
+ */
+export type CauseKind = (typeof CauseKind)[keyof typeof CauseKind] | UnknownEnum;
+
+/**
+ * Describes the enum steward.v1.CauseKind.
+ */
+export const CauseKindSchema: GenEnum<CauseKind> = /*@__PURE__*/
+  enumDesc(file_steward_v1_supervisor, 0);
+
+/**
+ * What a probe is for.
+ *
+ * @generated from enum steward.v1.ProbeRole
+ */
+export const ProbeRole = {
+  /**
+   * Never sent by the server.
+   *
+   * @generated from enum value: PROBE_ROLE_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED: 0,
+
+  /**
+   * The startup probe.
+   *
+   * @generated from enum value: PROBE_ROLE_STARTUP = 1;
+   */
+  STARTUP: 1,
+
+  /**
+   * The readiness probe.
+   *
+   * @generated from enum value: PROBE_ROLE_READINESS = 2;
+   */
+  READINESS: 2,
+
+  /**
+   * The liveness probe.
+   *
+   * @generated from enum value: PROBE_ROLE_LIVENESS = 3;
+   */
+  LIVENESS: 3,
+
+  /**
+   * The probe of an external service.
+   *
+   * @generated from enum value: PROBE_ROLE_EXTERNAL = 4;
+   */
+  EXTERNAL: 4,
+} as const;
+
+/**
+ * What a probe is for.
+ *
+ * @generated from enum steward.v1.ProbeRole
+ */
+export type ProbeRole = (typeof ProbeRole)[keyof typeof ProbeRole] | UnknownEnum;
+
+/**
+ * Describes the enum steward.v1.ProbeRole.
+ */
+export const ProbeRoleSchema: GenEnum<ProbeRole> = /*@__PURE__*/
+  enumDesc(file_steward_v1_supervisor, 1);
 
 /**
  * What can be waited for.
@@ -849,7 +1416,7 @@ export type WaitCondition = (typeof WaitCondition)[keyof typeof WaitCondition] |
  * Describes the enum steward.v1.WaitCondition.
  */
 export const WaitConditionSchema: GenEnum<WaitCondition> = /*@__PURE__*/
-  enumDesc(file_steward_v1_supervisor, 0);
+  enumDesc(file_steward_v1_supervisor, 2);
 
 /**
  * An output stream of a process.
@@ -890,7 +1457,7 @@ export type LogStream = (typeof LogStream)[keyof typeof LogStream] | UnknownEnum
  * Describes the enum steward.v1.LogStream.
  */
 export const LogStreamSchema: GenEnum<LogStream> = /*@__PURE__*/
-  enumDesc(file_steward_v1_supervisor, 1);
+  enumDesc(file_steward_v1_supervisor, 3);
 
 /**
  * What runs: processes, their output, routes and the log of what happened.
@@ -928,6 +1495,50 @@ export const Supervisor: GenService<{
     methodKind: "unary";
     input: typeof RestartRequestSchema;
     output: typeof RestartResponseSchema;
+  },
+  /**
+   * Wishes all managed services stopped that match, in one transaction; those that depend on others end first. Scope control:services for all of them.
+   * Errors: INVALID_ARGUMENT (FILTER_INVALID).
+   *
+   * @generated from rpc steward.v1.Supervisor.StopAll
+   */
+  stopAll: {
+    methodKind: "unary";
+    input: typeof StopAllRequestSchema;
+    output: typeof StopAllResponseSchema;
+  },
+  /**
+   * Forgets the failures of a managed service: restarts and back-off begin anew, and one that backs off or has given up is started at once if it is
+   * wished running. What runs goes on. Scope control:services. Errors: as Start.
+   *
+   * @generated from rpc steward.v1.Supervisor.Reset
+   */
+  reset: {
+    methodKind: "unary";
+    input: typeof ResetRequestSchema;
+    output: typeof ResetResponseSchema;
+  },
+  /**
+   * Sends a signal to the process group of a managed service's current instance. What follows from it, if it ends, is as after any exit.
+   * Scope control:services. Errors: NOT_FOUND, FAILED_PRECONDITION (SERVICE_NOT_MANAGED, SERVICE_NOT_RUNNING), UNAVAILABLE.
+   *
+   * @generated from rpc steward.v1.Supervisor.Signal
+   */
+  signal: {
+    methodKind: "unary";
+    input: typeof SignalRequestSchema;
+    output: typeof SignalResponseSchema;
+  },
+  /**
+   * Tells why a service is not running, not ready or not routed, from the wish down to the last cause that is known; or that all is well.
+   * Scope read:services, and read:services:logs for the last lines of its output. Errors: NOT_FOUND.
+   *
+   * @generated from rpc steward.v1.Supervisor.Explain
+   */
+  explain: {
+    methodKind: "unary";
+    input: typeof ExplainRequestSchema;
+    output: typeof ExplainResponseSchema;
   },
   /**
    * Waits until a condition holds of a service. Scope read:services.
