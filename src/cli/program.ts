@@ -4,12 +4,21 @@ import { parseCount, parseDuration, parseFormat, type Session } from "./command.
 import { completionScript } from "./completion.ts";
 import { type CliDefaults, connect, type GlobalOptions } from "./context.ts";
 import { showEvents } from "./events.ts";
+import { explainService } from "./explain.ts";
 import { exitCodeOf, exitCodes, explain, UsageError } from "./failure.ts";
 import { showLogs } from "./logs.ts";
 import type { Screen } from "./print.ts";
 import { getRoutes } from "./routes.ts";
 import { checkHealth, whoAmI } from "./server.ts";
-import { deleteService, describeService, getServices, wishServices } from "./services.ts";
+import {
+  deleteService,
+  describeService,
+  getServices,
+  resetServices,
+  signalService,
+  stopAll,
+  wishServices,
+} from "./services.ts";
 import { issueToken, listTokens, revokeTokens, rotateToken } from "./tokens.ts";
 
 export interface CliOptions {
@@ -90,6 +99,12 @@ function addServiceCommands(program: Command, options: CliOptions): void {
     .description("show everything about a service, with its last events")
     .action((name) => describeService(session(), name));
   program
+    .command("explain")
+    .argument("<name>")
+    .description("tell why a service is not running, not ready or not routed")
+    .option("-o, --output <format>", "table, json or yaml", parseFormat, "table")
+    .action((name, given) => explainService(session(), name, given));
+  program
     .command("delete")
     .argument("<name>")
     .description("delete a service")
@@ -98,15 +113,38 @@ function addServiceCommands(program: Command, options: CliOptions): void {
     .option("--wait", "wait until it is gone")
     .option("--timeout <duration>", "how long to wait", parseDuration, 60_000)
     .action((name, given) => deleteService(session(), name, given));
-  for (const verb of ["start", "stop", "restart"] as const) {
+  for (const verb of ["start", "restart"] as const) {
     program
       .command(verb)
       .argument("<names...>")
       .description(`${verb} managed services`)
-      .option("--wait", verb === "stop" ? "wait until they have stopped" : "wait until they are ready")
+      .option("--wait", "wait until they are ready")
       .option("--timeout <duration>", "how long to wait", parseDuration, 60_000)
       .action((names, given) => wishServices(session(), verb, names, given));
   }
+  program
+    .command("stop")
+    .argument("[names...]")
+    .description("stop managed services; they stay registered")
+    .option("--all", "all that are wished running; those which depend on others end first")
+    .option("--filter <filter>", "with --all: only these, such as: labels.team = data")
+    .option("--wait", "wait until they have stopped")
+    .option("--timeout <duration>", "how long to wait", parseDuration, 60_000)
+    .action((names: string[], given) => {
+      if (names.length > 0 === (given.all === true)) throw new UsageError("stop takes names, or --all");
+      return given.all === true ? stopAll(session(), given) : wishServices(session(), "stop", names, given);
+    });
+  program
+    .command("reset")
+    .argument("<names...>")
+    .description("forget the failures of managed services: what gave up or backs off is started at once")
+    .action((names) => resetServices(session(), names));
+  program
+    .command("signal")
+    .argument("<name>")
+    .argument("<signal>", "such as HUP or SIGUSR1")
+    .description("send a signal to the process group of a managed service")
+    .action((name, signal) => signalService(session(), name, signal));
 }
 
 function addWatchCommands(program: Command, options: CliOptions): void {

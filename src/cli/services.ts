@@ -72,7 +72,43 @@ export async function wishServices(
   names: readonly string[],
   options: WaitOptions,
 ): Promise<void> {
-  const outcomes = await Promise.allSettled(names.map((name) => wishService(session, verb, name, options)));
+  await throwFirst(names.map((name) => wishService(session, verb, name, options)));
+}
+
+/** `steward stop --all`: in one transaction, so that those which depend on others end first. */
+export async function stopAll(session: Session, options: WaitOptions & { filter?: string }): Promise<void> {
+  const { names, revision } = await session.supervisor.stopAll(
+    { filter: options.filter ?? "" },
+    { signal: session.signal },
+  );
+  if (names.length === 0) return session.screen.writeError("no service is wished running\n");
+  const ended = names.map(async (name) => {
+    if (options.wait === true) await waitFor(session, name, WaitCondition.STOPPED, revision, options.timeout);
+    session.screen.write(`${name} ${options.wait === true ? done.stop : doing.stop}\n`);
+  });
+  await throwFirst(ended);
+}
+
+/** `steward reset NAME…`. */
+export async function resetServices(session: Session, names: readonly string[]): Promise<void> {
+  const reset = names.map(async (name) => {
+    await session.supervisor.reset({ name }, { signal: session.signal });
+    session.screen.write(`${name} reset\n`);
+  });
+  await throwFirst(reset);
+}
+
+/** `steward signal NAME SIGNAL`. */
+export async function signalService(session: Session, name: string, word: string): Promise<void> {
+  const upper = word.toUpperCase();
+  const signal = upper.startsWith("SIG") ? upper : `SIG${upper}`;
+  const { instanceId } = await session.supervisor.signal({ name, signal }, { signal: session.signal });
+  session.screen.write(`${signal} sent to ${name}, instance ${instanceId}\n`);
+}
+
+/** Waits for all, and fails with the first failure. */
+async function throwFirst(work: readonly Promise<void>[]): Promise<void> {
+  const outcomes = await Promise.allSettled(work);
   const failed = outcomes.find((outcome) => outcome.status === "rejected");
   if (failed !== undefined) throw failed.reason;
 }

@@ -7,6 +7,8 @@ import type { Route } from "../../gen/steward/v1/route_pb.ts";
 import { RouteStateSchema } from "../../gen/steward/v1/route_pb.ts";
 import type { Service } from "../../gen/steward/v1/service_pb.ts";
 import { ServiceState, ServiceStateSchema } from "../../gen/steward/v1/service_pb.ts";
+import type { CauseKind, ProbeRole } from "../../gen/steward/v1/supervisor_pb.ts";
+import { CauseKindSchema, ProbeRoleSchema } from "../../gen/steward/v1/supervisor_pb.ts";
 import type { TokenState } from "../../gen/steward/v1/token_pb.ts";
 import { TokenStateSchema } from "../../gen/steward/v1/token_pb.ts";
 import { paint, type Screen } from "./print.ts";
@@ -45,6 +47,15 @@ export function eventWord(type: EventType): string {
   return enumWord(EventTypeSchema, type).toLowerCase();
 }
 
+/** `back off`: as a person says it. */
+export function causeWord(kind: CauseKind): string {
+  return enumWord(CauseKindSchema, kind).toLowerCase().replaceAll("_", " ");
+}
+
+export function probeRoleWord(role: ProbeRole): string {
+  return enumWord(ProbeRoleSchema, role).toLowerCase();
+}
+
 export function tokenWord(state: TokenState): string {
   return enumWord(TokenStateSchema, state);
 }
@@ -58,6 +69,8 @@ export function exitWord(exit: InstanceExit | undefined): string {
       return exit.signal;
     case InstanceExitReason.SPAWN_FAILED:
       return `could not start: ${exit.message}`;
+    case InstanceExitReason.OOM_KILLED:
+      return "out of memory";
     default:
       return "unknown";
   }
