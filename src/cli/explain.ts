@@ -15,7 +15,7 @@ export async function explainService(session: Session, name: string, options: { 
   if (well) return;
   screen.write("\nBecause:\n");
   causes.forEach(({ kind, service, message, time }, depth) => {
-    const who = service === name ? "" : `${service} `;
+    const who = service === name ? "" : `${service}: `;
     const when = time === undefined ? "" : paint(screen, "dim", `  (${clockTime(time)})`);
     screen.write(`${"  ".repeat(depth + 1)}${causeWord(kind)}: ${who}${message}${when}\n`);
   });

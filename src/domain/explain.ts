@@ -213,7 +213,7 @@ function summaryOf(service: Service, causes: readonly Cause[]): string {
   const because =
     last === undefined || last === second
       ? ""
-      : `, because ${last.service === service.name ? "" : `${last.service} `}${last.message}`;
+      : `, because ${last.service === service.name ? "" : `${last.service}: `}${last.message}`;
   return `${service.name} ${second?.message ?? ""}${because}`;
 }
 

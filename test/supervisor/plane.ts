@@ -14,6 +14,7 @@ import { Services } from "../../src/registry/services.ts";
 import { Tokens } from "../../src/registry/tokens.ts";
 import { Store } from "../../src/store/store.ts";
 import { Accounts } from "../../src/supervisor/account.ts";
+import type { FailPoint } from "../../src/supervisor/fail-point.ts";
 import { Host } from "../../src/supervisor/host.ts";
 import { HostChecks } from "../../src/supervisor/host-checks.ts";
 import { Launcher } from "../../src/supervisor/launcher.ts";
@@ -29,6 +30,7 @@ export interface PlaneOptions {
   readonly stateDir: string;
   readonly clock?: Clock;
   readonly drainMs?: number;
+  readonly reach?: (point: FailPoint) => void;
 }
 
 /** What a test says of a managed service; the rest is short, so that tests are. */
@@ -91,7 +93,7 @@ export class Plane {
 
   /** Starts a supervisor on what the last one left. */
   async supervise(): Promise<void> {
-    const { stateDir, clock = systemClock, drainMs = 0 } = this.#options;
+    const { stateDir, clock = systemClock, drainMs = 0, reach = () => undefined } = this.#options;
     const { store } = this;
     const onFailure = (error: unknown) => this.failures.push(error);
     const feed = new Feed(
@@ -131,7 +133,7 @@ export class Plane {
       budget: new RestartBudget(clock),
       drainMs,
       routes: false,
-      reach: () => undefined,
+      reach,
       onFailure,
       stateDir,
       feed,
