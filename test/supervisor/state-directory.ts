@@ -32,7 +32,8 @@ export async function endInstances(stateDir: string): Promise<void> {
   await eventually(() => ![...members].some(isRunning));
 }
 
-function shimsOf(stateDir: string): number[] {
+/** The pids of all living shims that were started from a state directory. */
+export function shimsOf(stateDir: string): number[] {
   return processes().filter((pid) => commandLine(pid).includes(join(stateDir, "run")));
 }
 
