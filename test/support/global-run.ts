@@ -16,7 +16,11 @@ export async function setup(project: TestProject): Promise<(() => Promise<void>)
   });
   root.provide("postgres", postgres.connection);
   return async () => {
-    const databases = await testDatabases(postgres.connection).finally(() => postgres.dispose());
-    await run.end(databases.map((name) => `database ${name}`));
+    const left = await testDatabases(postgres.connection).then(
+      (names) => names.map((name) => `database ${name}`),
+      (error: unknown) => [`what nobody knows: ${String(error)}`],
+    );
+    await postgres.dispose();
+    await run.end(left);
   };
 }
