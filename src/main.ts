@@ -208,6 +208,7 @@ async function start(config: Config, log: Logger, version: string, started: Stac
 
   /** The ports are opened early, because services must be told where they are; calls are answered once everything runs. */
   async function openDoor(): Promise<{ server: RpcServer; connect: Address; grpc: Address | undefined }> {
+    const waiting = new Waiting({ feed, registry: services, clock, rules: { routed: keeper !== undefined } });
     const server = new RpcServer({
       services: [
         serve(
@@ -242,7 +243,7 @@ async function start(config: Config, log: Logger, version: string, started: Stac
             repair: { reconcile: async (o) => (await keeper?.reconcile(o)) ?? noRoutes },
             events: new EventLog(store.events, storeUid),
             watch: new EventWatch({ feed, clock }),
-            waiting: new Waiting({ feed, registry: services, clock, rules: { routed: keeper !== undefined } }),
+            waiting,
             head: () => feed.head,
           }),
         ),
@@ -250,6 +251,7 @@ async function start(config: Config, log: Logger, version: string, started: Stac
       authenticate: (secret) => authenticator.authenticate(secret),
       connect: config.listen,
       ...(config.grpcListen === undefined ? {} : { grpc: config.grpcListen }),
+      endWaits: () => waiting.stop(),
       reflection: "token",
       metrics: new Metrics({ processMetrics: true }),
       log,

@@ -1,7 +1,7 @@
 import { defineConfig } from "vitest/config";
 
 /** For projects whose tests meet real neighbours. */
-const globalSetup = [new URL("support/global-postgres.ts", import.meta.url).pathname];
+const globalSetup = [new URL("support/global-run.ts", import.meta.url).pathname];
 
 export default defineConfig({
   test: {

@@ -4,7 +4,7 @@ import type { Cursor, Event } from "../domain/event.ts";
 
 /** What the feed needs of the store. */
 export interface EventSource {
-  /** The events of the next `limit` revisions after `revision`, whole and in order. */
+  /** The next `limit` events after `revision`, and what else there is of their revisions: whole and in order. */
   readAfter(revision: bigint, limit: number): Promise<readonly Event[]>;
   /** The newest revision, and the oldest one that a reader can resume after. */
   bounds(): Promise<{ readonly head: bigint; readonly oldest: bigint }>;
@@ -42,7 +42,7 @@ export type FeedItem =
   /** Nothing matched up to the cursor. */
   | { readonly kind: "progress"; readonly cursor: Cursor };
 
-const revisionsARead = 256;
+const eventsARead = 256;
 const eventsABatch = 256;
 const longestRetryMs = 2_000;
 
@@ -136,15 +136,14 @@ export class Feed {
   /** Some next events, from memory where they are still there, and the revision that they reach up to. */
   async #next(position: bigint): Promise<{ events: readonly Event[]; upTo: bigint }> {
     if (position >= this.#ringStart) return this.#fromRing(position);
-    const events = await this.#source.readAfter(position, revisionsARead);
-    const upTo = position + BigInt(revisionsARead);
+    // What comes to be seen while we read may not be in what was read.
+    const head = this.#head;
+    const read = await this.#source.readAfter(position, eventsARead);
+    const events = read.filter(({ revision }) => revision <= head);
     // What was read may have been thinned out meanwhile: then the reader has fallen out of what is kept.
     const { oldest } = await this.#source.bounds();
     if (position < oldest) throw compacted(position, oldest, this.#head);
-    return {
-      events: events.filter((event) => event.revision <= this.#head),
-      upTo: upTo < this.#head ? upTo : this.#head,
-    };
+    return { events, upTo: events.at(-1)?.revision ?? head };
   }
 
   #fromRing(position: bigint): { events: readonly Event[]; upTo: bigint } {
@@ -207,7 +206,7 @@ export class Feed {
   /** Reads on from the head; returns whether there was something. */
   async #read(): Promise<boolean> {
     if (this.#stopping.signal.aborted) return false;
-    const events = await this.#source.readAfter(this.#head, revisionsARead);
+    const events = await this.#source.readAfter(this.#head, eventsARead);
     const last = events.at(-1);
     if (last === undefined) return false;
     this.#assertDense(events);

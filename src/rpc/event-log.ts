@@ -4,7 +4,7 @@ import { decodePageToken, encodePageToken, pageSizeOf } from "../domain/page.ts"
 
 /** What listing events needs of the store. Revisions are dense. */
 export interface StoredEvents {
-  /** The events of the next `limit` revisions after `revision`, whole and in order. */
+  /** The next `limit` events after `revision`, and what else there is of their revisions: whole and in order. */
   readAfter(revision: bigint, limit: number): Promise<readonly Event[]>;
   /** The newest `limit` events before `revision`, newest first. */
   readBefore(revision: bigint, limit: number): Promise<readonly Event[]>;

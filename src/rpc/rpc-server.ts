@@ -28,8 +28,8 @@ export interface RpcServerOptions {
   readonly fallback?: HttpHandler;
   readonly limits?: Partial<Limits>;
   readonly drain?: Partial<DrainTimes>;
-  /** Ends the streams that know how to end themselves with their last cursor; awaited during the drain. */
-  readonly endStreams?: () => Promise<void>;
+  /** Ends the calls that only wait for something: they could hold up the drain for all its time. */
+  readonly endWaits?: () => void;
   readonly metrics?: Metrics;
   readonly log: Logger;
 }
@@ -53,7 +53,7 @@ export class RpcServer {
   readonly #connect: ConnectListener | undefined;
   readonly #grpc: GrpcListener | undefined;
   readonly #drain: DrainTimes;
-  readonly #endStreams: () => Promise<void>;
+  readonly #endWaits: () => void;
   #recheck: NodeJS.Timeout | undefined;
   #hasStarted = false;
   #state: "starting" | "open" | "draining" = "starting";
@@ -63,7 +63,7 @@ export class RpcServer {
     const limits = { ...defaultLimits, ...options.limits };
     this.metrics = options.metrics ?? new Metrics();
     this.#drain = { ...defaultDrain, ...options.drain };
-    this.#endStreams = options.endStreams ?? (() => Promise.resolve());
+    this.#endWaits = options.endWaits ?? (() => undefined);
     this.#health = new Health(options.services.map(({ desc }) => desc.typeName));
     const { authenticate, log } = options;
     const services = [...options.services, this.#health.service, ...reflected(options, this.#health.service.desc)];
@@ -131,7 +131,7 @@ export class RpcServer {
     if (this.#hasStarted) await delay(this.#drain.noticeMs);
     this.#pipeline.refuseNewCalls(draining);
     for (const listener of this.#listeners()) listener.refuse();
-    await this.#endStreams();
+    this.#endWaits();
     await this.#pipeline.interruptStreams(draining);
     await this.#pipeline.settled(this.#drain.graceMs);
     this.#pipeline.interruptAll(draining);

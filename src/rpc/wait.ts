@@ -32,6 +32,7 @@ export class Waiting {
   readonly #registry: ServiceLookup;
   readonly #clock: Clock;
   readonly #rules: WaitRules;
+  readonly #stopping = new AbortController();
 
   constructor(o: { feed: EventFeed; registry: ServiceLookup; clock: Clock; rules: WaitRules }) {
     this.#feed = o.feed;
@@ -40,13 +41,18 @@ export class Waiting {
     this.#rules = o.rules;
   }
 
+  /** Ends every wait with SERVER_DRAINING: it can be tried again elsewhere, and would hold up the server until its time is over. */
+  stop(): void {
+    this.#stopping.abort();
+  }
+
   /** Throws deadline_exceeded (WAIT_TIMEOUT), failed_precondition (WAIT_HOPELESS), not_found; of a service that is gone DELETED holds. */
   async until(request: WaitRequest): Promise<Sight> {
     const late = new AbortController();
     const cancel = this.#clock.after(request.timeoutMs, () => late.abort());
     let last: Sight | undefined;
     try {
-      const signal = AbortSignal.any([request.signal, late.signal]);
+      const signal = AbortSignal.any([request.signal, late.signal, this.#stopping.signal]);
       for await (const sight of this.#sights({ ...request, signal })) {
         last = sight;
         const verdict = judge(request.condition, sight.service, this.#rules);
@@ -54,11 +60,13 @@ export class Waiting {
         if (verdict === "hopeless") throw hopeless(request, sight.service);
       }
     } catch (error) {
-      if (!late.signal.aborted || error instanceof AppError) throw error;
+      const isOver = late.signal.aborted || this.#stopping.signal.aborted;
+      if (!isOver || error instanceof AppError) throw error;
     } finally {
       cancel();
     }
     request.signal.throwIfAborted();
+    if (this.#stopping.signal.aborted) throw draining();
     throw timedOut(request, last);
   }
 
@@ -101,6 +109,12 @@ function hopeless({ name, condition }: WaitRequest, service: Service | undefined
     `${name} cannot become ${condition} any more: it is wished ${service.wish} and is ${service.status.state}${why}`,
     { metadata: metadataOf(condition, service), resource: { type: "service", name } },
   );
+}
+
+function draining(): AppError {
+  return new AppError("unavailable", "SERVER_DRAINING", "the server stops; wait again elsewhere or later", {
+    retryAfterMs: 1_000,
+  });
 }
 
 function timedOut({ name, condition, timeoutMs }: WaitRequest, last: Sight | undefined): AppError {

@@ -104,9 +104,6 @@ async function statusOf(pool: pg.Pool, xid: string): Promise<string | null> {
 /** Lends a connection. After a failure it is rolled back, or thrown away if it does not answer. */
 async function withClient<T>(pool: pg.Pool, use: (client: pg.PoolClient) => Promise<T>): Promise<T> {
   const client = await connected(pool);
-  // Its queries fail when it dies; without a listener the process would, too.
-  const ignore = () => undefined;
-  client.on("error", ignore);
   let broken: unknown;
   try {
     return await use(client);
@@ -117,7 +114,6 @@ async function withClient<T>(pool: pg.Pool, use: (client: pg.PoolClient) => Prom
     );
     throw error;
   } finally {
-    client.removeListener("error", ignore);
     client.release(broken !== undefined);
   }
 }

@@ -38,6 +38,8 @@ export function createPool(connection: pg.PoolConfig, onIdleError: (error: Error
   });
   // A connection that dies while nobody uses it must not take the process down; the next query gets another.
   pool.on("error", onIdleError);
+  // One that dies in use fails its queries. It may do so in the same packet in which it began, before whoever asked for it can listen.
+  pool.on("connect", (client) => client.on("error", () => undefined));
   return pool;
 }
 

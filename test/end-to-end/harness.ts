@@ -4,7 +4,9 @@ import { mkdtemp, readFile, rm } from "node:fs/promises";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { endInstances } from "../supervisor/state-directory.ts";
 import { eventually } from "../support/eventually.ts";
+import { runVariables } from "../support/test-run.ts";
 
 export interface TestStewardOptions {
   /** Further flags of `steward serve`, by name. */
@@ -12,6 +14,8 @@ export interface TestStewardOptions {
   /** Default: no proxy. */
   readonly proxy?: "bundled" | "off";
   readonly environment?: Readonly<Record<string, string>>;
+  /** Whether its services run on when it is stopped in order. Default: no. */
+  readonly keepServices?: boolean;
 }
 
 export interface TestAddresses {
@@ -72,7 +76,7 @@ export class TestSteward {
   async startAgain(): Promise<void> {
     const child = spawn(process.execPath, [entry, "serve", ...this.#arguments()], {
       stdio: ["ignore", "pipe", "pipe"],
-      env: { PATH: process.env["PATH"], HOME: process.env["HOME"], ...this.#options.environment },
+      env: { PATH: process.env["PATH"], HOME: process.env["HOME"], ...runVariables(), ...this.#options.environment },
     });
     this.#child = child;
     for (const stream of [child.stdout, child.stderr])
@@ -81,9 +85,9 @@ export class TestSteward {
     this.#adminToken = (await readFile(join(this.stateDir, "admin-token"), "utf8")).trim();
   }
 
-  /** Stops the server in order, as an operator does. Twice is fine. */
-  async stop(): Promise<void> {
-    await this.#end("SIGTERM");
+  /** Stops the server in order, as an operator does; resolves with its exit code. Twice is fine. */
+  async stop(): Promise<number | null> {
+    return this.#end("SIGTERM");
   }
 
   /** Ends the server as a crash does: its services run on. */
@@ -94,18 +98,20 @@ export class TestSteward {
   /** Stops the server and removes everything that it left. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.stop();
+    await endInstances(this.stateDir);
     await rm(this.#root, { recursive: true, force: true, maxRetries: 5 });
   }
 
-  async #end(signal: NodeJS.Signals): Promise<void> {
+  async #end(signal: NodeJS.Signals): Promise<number | null> {
     const child = this.#child;
-    if (child === undefined) return;
+    if (child === undefined) return null;
     this.#child = undefined;
     this.#addresses = undefined;
-    if (child.exitCode !== null || child.signalCode !== null) return;
+    if (child.exitCode !== null || child.signalCode !== null) return child.exitCode;
     const ended = once(child, "close");
     child.kill(signal);
     await ended;
+    return child.exitCode;
   }
 
   #arguments(): string[] {
@@ -120,7 +126,8 @@ export class TestSteward {
       "log-format": "json",
       ...this.#options.flags,
     };
-    return [...Object.entries(flags).map(([name, value]) => `--${name}=${value}`), "--stop-services"];
+    const named = Object.entries(flags).map(([name, value]) => `--${name}=${value}`);
+    return this.#options.keepServices === true ? named : [...named, "--stop-services"];
   }
 
   async #readAddresses(child: ChildProcess): Promise<TestAddresses | undefined> {

@@ -1,5 +1,10 @@
 import { Code, ConnectError } from "@connectrpc/connect";
-import { BadRequestSchema, ErrorInfoSchema, RequestInfoSchema } from "../../gen/google/rpc/error_details_pb.ts";
+import {
+  BadRequestSchema,
+  ErrorInfoSchema,
+  RequestInfoSchema,
+  RetryInfoSchema,
+} from "../../gen/google/rpc/error_details_pb.ts";
 
 /** An error as every client of Steward gets it. */
 export interface Refusal {
@@ -11,6 +16,8 @@ export interface Refusal {
   /** The fields that its BadRequest names. */
   readonly fields: readonly string[];
   readonly requestId: string;
+  /** Whether its RetryInfo says when to try again. */
+  readonly mayRetry: boolean;
 }
 
 /** The error that a call ends with; throws if it succeeds, or fails with something that is not of Steward. */
@@ -28,6 +35,7 @@ export function readRefusal(error: unknown): Refusal {
   const [info] = error.findDetails(ErrorInfoSchema);
   const [badRequest] = error.findDetails(BadRequestSchema);
   const [request] = error.findDetails(RequestInfoSchema);
+  const [retry] = error.findDetails(RetryInfoSchema);
   if (info === undefined) throw new Error(`the error has no ErrorInfo: ${error.message}`, { cause: error });
   return {
     code: Code[error.code] as keyof typeof Code,
@@ -36,5 +44,6 @@ export function readRefusal(error: unknown): Refusal {
     metadata: info.metadata,
     fields: badRequest?.fieldViolations.map(({ field }) => field) ?? [],
     requestId: request?.requestId ?? "",
+    mayRetry: retry?.retryDelay !== undefined,
   };
 }

@@ -12,7 +12,7 @@ import { TestSteward } from "./harness.ts";
 import { refusalOf } from "./refusal.ts";
 import { type Clients, clientsOf } from "./transports.ts";
 
-const program = new URL("../fixtures/web-service.mjs", import.meta.url).pathname;
+const program = new URL("../fixtures/updated-service.mjs", import.meta.url).pathname;
 const drainMs = 1_500;
 
 let steward: TestSteward;

@@ -15,6 +15,7 @@ import { blankStatus, type ServiceStatus } from "../../src/domain/status.ts";
 import type { RouteFact } from "../../src/proxy/route-book.ts";
 import type { EventFollower, FollowedItem, ServiceSnapshots } from "../../src/proxy/route-keeper.ts";
 import { eventually } from "../support/eventually.ts";
+import { runVariables } from "../support/test-run.ts";
 
 const cleanups: (() => unknown)[] = [];
 
@@ -75,7 +76,7 @@ export class ForeignProxy {
       "--api-port",
       String(this.apiPort),
     ];
-    const env = { CONFIGPROXY_AUTH_TOKEN: this.token };
+    const env = { ...runVariables(), CONFIGPROXY_AUTH_TOKEN: this.token };
     this.#child = spawn(process.execPath, [...args, "--log-level", "error"], { env, stdio: "ignore" });
     await eventually(async () => (await send(this.apiPort, "GET", "/api/routes", { token: "wrong" })).status === 403);
   }

@@ -1,3 +1,4 @@
+import { setImmediate } from "node:timers/promises";
 import fc from "fast-check";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { type Clock, systemClock } from "../../src/domain/clock.ts";
@@ -222,11 +223,31 @@ describe("waiting", () => {
     expect(open).toBe(0);
   });
 
+  test("ends with the word to come back when the server stops, also one that comes after", async () => {
+    log.append([created, starting()]);
+    const waiting = waitingOn(systemClock);
+    const request = { name: "web", condition: "ready", minRevision: 0n, timeoutMs: 60_000 } as const;
+    const { signal } = new AbortController();
+    const waits = [waiting.until({ ...request, signal })];
+    await setImmediate();
+
+    waiting.stop();
+    waits.push(waiting.until({ ...request, signal }));
+
+    for (const wait of waits)
+      await expect(wait).rejects.toMatchObject({ reason: "SERVER_DRAINING", retryAfterMs: 1_000 });
+  });
+
   function wait(
     condition: WaitCondition,
     o: { name?: string; minRevision?: bigint; timeoutMs?: number; clock?: Clock } = {},
   ): ReturnType<Waiting["until"]> {
     const { name = "web", minRevision = 0n, timeoutMs = 5_000, clock = systemClock } = o;
+    const { signal } = new AbortController();
+    return waitingOn(clock).until({ name, condition, minRevision, timeoutMs, signal });
+  }
+
+  function waitingOn(clock: Clock): Waiting {
     const registry = {
       get: async (wanted: string) => {
         const found = await log.get(wanted);
@@ -234,8 +255,7 @@ describe("waiting", () => {
         return found;
       },
     };
-    const signal = new AbortController().signal;
-    return new Waiting({ feed, registry, clock, rules }).until({ name, condition, minRevision, timeoutMs, signal });
+    return new Waiting({ feed, registry, clock, rules });
   }
 });
 

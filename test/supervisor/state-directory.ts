@@ -1,6 +1,7 @@
-import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { eventually } from "../support/eventually.ts";
 
 /** The state directory of a test's own control plane; `clear` kills whatever was started from it. */
 export class StateDirectory {
@@ -8,15 +9,32 @@ export class StateDirectory {
 
   /** The pids of all living shims that were started from it. */
   shims(): number[] {
-    return processes().filter((pid) => commandLine(pid).includes(join(this.path, "run")));
+    return shimsOf(this.path);
   }
 
-  clear(): void {
-    const members = new Set(this.shims());
-    for (const pid of processes()) if (members.has(sessionOf(pid))) members.add(pid);
-    for (const pid of members) kill(pid);
+  /** Resolves once nothing of that name is in it any more. */
+  async untilGone(name: string): Promise<void> {
+    await eventually(() => !existsSync(join(this.path, name)));
+  }
+
+  async clear(): Promise<void> {
+    await endInstances(this.path);
     rmSync(this.path, { recursive: true, force: true, maxRetries: 5 });
   }
+}
+
+/** Kills every process of every instance that was started from a state directory; resolves when all are gone. */
+export async function endInstances(stateDir: string): Promise<void> {
+  const members = new Set(shimsOf(stateDir));
+
+  for (const pid of processes()) if (members.has(sessionOf(pid))) members.add(pid);
+  for (const pid of members) kill(pid);
+  await eventually(() => ![...members].some(isRunning));
+}
+
+/** The pids of all living shims that were started from a state directory. */
+export function shimsOf(stateDir: string): number[] {
+  return processes().filter((pid) => commandLine(pid).includes(join(stateDir, "run")));
 }
 
 /** Whether a process runs: one that was not reaped yet is gone, although a signal to it still succeeds. */

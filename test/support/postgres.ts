@@ -33,16 +33,22 @@ export async function createTestDatabase({
   const database = `test_${randomBytes(6).toString("hex")}`;
   await query(server, `CREATE DATABASE ${database} TEMPLATE ${pg.escapeIdentifier(template)}`);
   const connection = { ...server, database };
-  const drop = () => query(server, `DROP DATABASE IF EXISTS ${database} WITH (FORCE)`);
+  const drop = async () => void (await query(server, `DROP DATABASE IF EXISTS ${database} WITH (FORCE)`));
   return { url: databaseUrl(connection), connection, drop };
 }
 
+/** The databases of tests that a server has. */
+export async function testDatabases(connection: EmbeddedConnection): Promise<string[]> {
+  const rows = await query(connection, "SELECT datname FROM pg_database WHERE datname LIKE 'test\\_%'");
+  return rows.map(({ datname }) => String(datname));
+}
+
 /** Runs one statement on a connection of its own. */
-export async function query(connection: EmbeddedConnection, text: string): Promise<void> {
+export async function query(connection: EmbeddedConnection, text: string): Promise<Record<string, unknown>[]> {
   const client = new pg.Client({ ...connection });
   await client.connect();
   try {
-    await client.query(text);
+    return (await client.query<Record<string, unknown>>(text)).rows;
   } finally {
     await client.end();
   }

@@ -1,0 +1,29 @@
+import { createTestDatabase } from "../support/postgres.ts";
+import { Plane, type PlaneOptions } from "./plane.ts";
+import { StateDirectory } from "./state-directory.ts";
+
+/** A control plane with a database and a state directory that are a test's own. */
+export interface OwnPlane {
+  readonly plane: Plane;
+  readonly stateDirectory: StateDirectory;
+  /** Stops it and removes everything that came of it, processes too. */
+  clear(): Promise<void>;
+}
+
+export async function openPlane(options: Pick<PlaneOptions, "clock" | "drainMs"> = {}): Promise<OwnPlane> {
+  const database = await createTestDatabase();
+  const stateDirectory = new StateDirectory();
+  const plane = new Plane({ connection: database.connection, stateDir: stateDirectory.path, ...options });
+  const clear = async () => {
+    await plane.stop();
+    await stateDirectory.clear();
+    await database.drop();
+  };
+  try {
+    await plane.start();
+    return { plane, stateDirectory, clear };
+  } catch (error) {
+    await clear();
+    throw error;
+  }
+}
