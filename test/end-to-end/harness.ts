@@ -12,6 +12,8 @@ export interface TestStewardOptions {
   /** Default: no proxy. */
   readonly proxy?: "bundled" | "off";
   readonly environment?: Readonly<Record<string, string>>;
+  /** What is run. Default: the sources, with the node of the tests. */
+  readonly command?: readonly [file: string, ...args: string[]];
 }
 
 export interface TestAddresses {
@@ -70,7 +72,8 @@ export class TestSteward {
 
   /** Starts the server on what an earlier one left in its state directory. */
   async startAgain(): Promise<void> {
-    const child = spawn(process.execPath, [entry, "serve", ...this.#arguments()], {
+    const [file, ...args] = this.#options.command ?? [process.execPath, entry];
+    const child = spawn(file, [...args, "serve", ...this.#arguments()], {
       stdio: ["ignore", "pipe", "pipe"],
       env: { PATH: process.env["PATH"], HOME: process.env["HOME"], ...this.#options.environment },
     });
