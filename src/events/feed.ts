@@ -4,7 +4,7 @@ import type { Cursor, Event } from "../domain/event.ts";
 
 /** What the feed needs of the store. */
 export interface EventSource {
-  /** The events of the next `limit` revisions after `revision`, whole and in order. */
+  /** The next `limit` events after `revision` and the rest of the last one's revision: whole revisions, in order. */
   readAfter(revision: bigint, limit: number): Promise<readonly Event[]>;
   /** The newest revision, and the oldest one that a reader can resume after. */
   bounds(): Promise<{ readonly head: bigint; readonly oldest: bigint }>;
@@ -42,7 +42,7 @@ export type FeedItem =
   /** Nothing matched up to the cursor. */
   | { readonly kind: "progress"; readonly cursor: Cursor };
 
-const revisionsARead = 256;
+const eventsARead = 256;
 const eventsABatch = 256;
 const longestRetryMs = 2_000;
 
@@ -136,11 +136,11 @@ export class Feed {
   /** Some next events, from memory where they are still there, and the revision that they reach up to. */
   async #next(position: bigint): Promise<{ events: readonly Event[]; upTo: bigint }> {
     if (position >= this.#ringStart) return this.#fromRing(position);
-    const events = await this.#source.readAfter(position, revisionsARead);
-    const upTo = position + BigInt(revisionsARead);
+    const events = await this.#source.readAfter(position, eventsARead);
     // What was read may have been thinned out meanwhile: then the reader has fallen out of what is kept.
     const { oldest } = await this.#source.bounds();
     if (position < oldest) throw compacted(position, oldest, this.#head);
+    const upTo = lastOfDense(position, events);
     return {
       events: events.filter((event) => event.revision <= this.#head),
       upTo: upTo < this.#head ? upTo : this.#head,
@@ -207,27 +207,16 @@ export class Feed {
   /** Reads on from the head; returns whether there was something. */
   async #read(): Promise<boolean> {
     if (this.#stopping.signal.aborted) return false;
-    const events = await this.#source.readAfter(this.#head, revisionsARead);
-    const last = events.at(-1);
-    if (last === undefined) return false;
-    this.#assertDense(events);
+    const events = await this.#source.readAfter(this.#head, eventsARead);
+    if (events.length === 0) return false;
+    const last = lastOfDense(this.#head, events);
     this.#ring.push(...events);
-    this.#head = last.revision;
+    this.#head = last;
     this.#trim();
     const grown = this.#grown;
     this.#grown = Promise.withResolvers();
     grown.resolve();
     return true;
-  }
-
-  /** Revisions are dense by construction; a gap would be a lost event, and silence about it the worst of all bugs. */
-  #assertDense(events: readonly Event[]): void {
-    let expected = this.#head;
-    for (const { revision, index } of events) {
-      if (revision === expected && index > 0) continue;
-      expected += 1n;
-      if (revision !== expected) throw new Error(`the event log has a gap: ${revision} follows ${expected - 1n}`);
-    }
   }
 
   #trim(): void {
@@ -238,6 +227,18 @@ export class Feed {
     this.#ringStart = (this.#ring[first]?.revision ?? 1n) - 1n;
     this.#ring = this.#ring.slice(first);
   }
+}
+
+/** The last revision of events read after one. Revisions are dense by construction; a gap would be a lost event, and silence about it the worst of all bugs. */
+function lastOfDense(after: bigint, events: readonly Event[]): bigint {
+  let last = after;
+  for (const { revision, index } of events) {
+    if (revision === last && index > 0) continue;
+    if (revision !== last + 1n) throw new Error(`the event log has a gap: ${revision} follows ${last}`);
+    last = revision;
+  }
+  if (last === after) throw new Error(`the event log has a gap: nothing follows ${after}`);
+  return last;
 }
 
 function firstAfter(ring: readonly Event[], position: bigint): number {

@@ -4,7 +4,7 @@ import { decodePageToken, encodePageToken, pageSizeOf } from "../domain/page.ts"
 
 /** What listing events needs of the store. Revisions are dense. */
 export interface StoredEvents {
-  /** The events of the next `limit` revisions after `revision`, whole and in order. */
+  /** The next `limit` events after `revision` and the rest of the last one's revision: whole revisions, in order. */
   readAfter(revision: bigint, limit: number): Promise<readonly Event[]>;
   /** The newest `limit` events before `revision`, newest first. */
   readBefore(revision: bigint, limit: number): Promise<readonly Event[]>;
@@ -29,7 +29,7 @@ export interface EventPage {
   readonly cursor: Cursor;
 }
 
-const revisionsARead = 256;
+const eventsAPage = 256;
 const eventsARead = 1_000;
 /** A page is given out after so many events were looked at, full or not: a rare filter shall not keep the caller waiting. */
 const lookedAtForAPage = 50_000;
@@ -54,7 +54,7 @@ export class EventLog {
     const events: Event[] = [];
     for (let lookedAt = 0; position < head && lookedAt < lookedAtForAPage; ) {
       query.signal.throwIfAborted();
-      const read = await this.#store.readAfter(position, revisionsARead);
+      const read = await this.#store.readAfter(position, eventsAPage);
       lookedAt += read.length;
       for (const revision of byRevision(read.filter((event) => event.revision <= head))) {
         events.push(...revision.filter(query.matches));
