@@ -52,6 +52,7 @@ function sendToken(token: NonNullable<ConnectionOptions["token"]>): Interceptor 
 
 function originOf(address: string): string {
   const url = address.includes("://") ? address : `http://${address}`;
-  if (!URL.canParse(url)) throw new TypeError(`the address is HOST:PORT or a URL, not ${JSON.stringify(address)}`);
+  if (!/^https?:\/\//.test(url) || !URL.canParse(url))
+    throw new TypeError(`the address is HOST:PORT or a URL, not ${JSON.stringify(address)}`);
   return url.replace(/\/+$/, "");
 }

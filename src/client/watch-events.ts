@@ -18,10 +18,10 @@ export type EventsUpdate =
 
 export async function* watchEvents(
   supervisor: Client<typeof Supervisor>,
-  request: EventsRequest,
+  { after: from, ...request }: EventsRequest,
   options: WatchOptions,
 ): AsyncGenerator<EventsUpdate, void> {
-  let after: MessageInitShape<typeof CursorSchema> | undefined = request.after;
+  let after: MessageInitShape<typeof CursorSchema> | undefined = from;
   let held: Event[] = [];
   const open = (call: CallOptions) =>
     supervisor.watchEvents({ ...request, ...(after === undefined ? {} : { after }) }, call);

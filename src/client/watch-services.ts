@@ -29,10 +29,10 @@ export interface ChangedService {
 
 export async function* watchServices(
   registry: Client<typeof ServiceRegistry>,
-  request: ServicesRequest,
+  { after: from, ...request }: ServicesRequest,
   options: WatchOptions,
 ): AsyncGenerator<ServicesUpdate, void> {
-  let after: MessageInitShape<typeof CursorSchema> | undefined = request.after;
+  let after: MessageInitShape<typeof CursorSchema> | undefined = from;
   let held: ServiceChange[] = [];
   const open = (call: CallOptions) =>
     registry.watchServices({ ...request, ...(after === undefined ? {} : { after }) }, call);
