@@ -14,9 +14,7 @@ describe.each(["connect", "grpc"] as const)("a client that speaks %s", (protocol
       list: async () => {
         throw failure;
       },
-      async *watchServices() {
-        throw failure;
-      },
+      watchServices: () => endingWith(() => failure),
     });
     client = clientOf(goodSecret);
   });
@@ -94,6 +92,11 @@ describe.each(["connect", "grpc"] as const)("a client that speaks %s", (protocol
 test("an address that is none is refused at once", () => {
   expect(() => createStewardClient({ address: "http://a b" })).toThrow(TypeError);
 });
+
+async function* endingWith(failure: () => unknown): AsyncGenerator<never, void> {
+  yield* [];
+  throw failure();
+}
 
 async function errorOf(call: Promise<unknown>): Promise<StewardError> {
   const error = await call.then(
