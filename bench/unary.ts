@@ -1,7 +1,7 @@
 import { create, toBinary } from "@bufbuild/protobuf";
 import { GetRequestSchema, GetResponseSchema, WhoAmIRequestSchema } from "../gen/steward/v1/service_registry_pb.ts";
 import { type Figure, figureOf, type Measure, type Round } from "./figure.ts";
-import { type ConnectedCaller, callsWithin, framed, http1Caller, http2Caller, type Target } from "./load.ts";
+import { type ConnectedCaller, callsWithin, framed, http1Caller, http2Caller, inFlight, type Target } from "./load.ts";
 import { BareProgram, cpuMsOf, type Scene, withSteward } from "./scene.ts";
 
 const sliceMs = 800;
@@ -22,8 +22,10 @@ interface Contest {
 export const measureUnary: Measure = ({ rounds }) =>
   withSteward({}, async (scene) => {
     const spec = { url: "http://10.0.0.1:8080", kind: { case: "external" as const, value: {} } };
-    await scene.client.registry.create({ serviceId: "bench", service: { spec } });
-    const answer = await scene.client.registry.get({ name: "bench" });
+    for (let worker = 0; worker < inFlight; worker++) {
+      await scene.client.registry.create({ serviceId: nameOf(worker), service: { spec } });
+    }
+    const answer = await scene.client.registry.get({ name: nameOf(0) });
     const bytes = Buffer.from(toBinary(GetResponseSchema, answer)).toString("base64");
     await using grpc = await BareProgram.start("bare-grpc", bytes);
     await using connect = await BareProgram.start("bare-connect", bytes);
@@ -39,19 +41,22 @@ export const measureUnary: Measure = ({ rounds }) =>
 
 function contestsOf({ steward }: Scene, grpc: BareProgram, connect: BareProgram): Contest[] {
   const authorization = `Bearer ${steward.adminToken}`;
-  const get = Buffer.from(toBinary(GetRequestSchema, create(GetRequestSchema, { name: "bench" })));
-  const whoAmI = Buffer.from(toBinary(WhoAmIRequestSchema, create(WhoAmIRequestSchema)));
+  // Each worker asks for another service: nobody profits from being asked the same.
+  const names = Array.from({ length: inFlight }, (_, worker) => nameOf(worker));
+  const get = names.map((name) => toBinary(GetRequestSchema, create(GetRequestSchema, { name })));
+  const getJson = names.map((name) => Buffer.from(JSON.stringify({ name })));
+  const whoAmI = names.map(() => toBinary(WhoAmIRequestSchema, create(WhoAmIRequestSchema)));
   const [grpcPort, http1Port, http2Port] = [grpc.ports[0], ...connect.ports];
-  const overGrpc = (origin: string, method: string, body: Buffer): Target => ({
-    ...{ origin, path: pathOf(method), body: constant(framed(body)) },
+  const overGrpc = (origin: string, method: string, bodies: readonly Uint8Array[]): Target => ({
+    ...{ origin, path: pathOf(method), body: inTurn(bodies.map(framed)) },
     headers: { "content-type": "application/grpc+proto", te: "trailers", authorization },
   });
-  const overConnect = (origin: string, method: string, body: Buffer): Target => ({
-    ...{ origin, path: pathOf(method), body: constant(body) },
+  const overConnect = (origin: string, method: string, bodies: readonly Uint8Array[]): Target => ({
+    ...{ origin, path: pathOf(method), body: inTurn(bodies.map((body) => Buffer.from(body))) },
     headers: { "content-type": "application/proto", "connect-protocol-version": "1", authorization },
   });
   const asJson = (origin: string): Target => ({
-    ...{ origin, path: pathOf("Get"), body: constant(Buffer.from(JSON.stringify({ name: "bench" }))) },
+    ...{ origin, path: pathOf("Get"), body: inTurn(getJson) },
     headers: { "content-type": "application/json", "connect-protocol-version": "1", authorization },
   });
   const { addresses } = steward;
@@ -104,8 +109,12 @@ async function slice(caller: ConnectedCaller, pid: number): Promise<{ perSecond:
   return { perSecond: (calls / tookMs) * 1000, perCpuSecond: (calls / usedMs) * 1000 };
 }
 
-function constant(bytes: Buffer): () => Buffer {
-  return () => bytes;
+function nameOf(worker: number): string {
+  return `bench-${worker}`;
+}
+
+function inTurn(bodies: readonly Buffer[]): Target["body"] {
+  return (worker) => bodies[worker] ?? Buffer.alloc(0);
 }
 
 function pathOf(method: string): string {
