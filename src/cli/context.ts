@@ -29,8 +29,7 @@ export function connect(options: GlobalOptions, defaults: CliDefaults): Connecti
   const local = findLocalServer(defaults.stateDirs);
   const address = options.address ?? defaults.address ?? local?.addresses.connect ?? "http://127.0.0.1:7700";
   const token = findToken(options, defaults, local);
-  const { protocol } = options;
-  return { address, ...clientOf({ address, protocol, ...(token === undefined ? {} : { token }) }) };
+  return { address, ...clientOf({ address, token, protocol: options.protocol }) };
 }
 
 function clientOf(options: ConnectionOptions): StewardClient {

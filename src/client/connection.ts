@@ -5,7 +5,7 @@ export interface ConnectionOptions {
   /** `HOST:PORT`, `http://HOST:PORT` or `https://HOST:PORT`. */
   readonly address: string;
   /** A token, or what tells the token of each call: one that is read from a file may be rotated meanwhile. Absent: none is sent. */
-  readonly token?: string | (() => string | Promise<string>);
+  readonly token?: string | (() => string | Promise<string>) | undefined;
   /** `connect` (the default) for the listener that speaks everything, `grpc` for either. */
   readonly protocol?: "connect" | "grpc";
   /** For an https address. Absent: the certificate authorities of the system. */
