@@ -40,7 +40,7 @@ export const measureRestart: Measure = async ({ rounds }) => {
       const pids = new Map<string, number>();
       for (const name of names) pids.set(name, await births.next(name));
       await everyoneForgiven(client, names.length);
-      using byHand = new ByHand(directory, births, command);
+      await using byHand = new ByHand(directory, births, command);
       await byHand.start();
       const results: Round[] = [];
       for (const name of names) {
@@ -70,7 +70,7 @@ async function everyoneForgiven(client: StewardClient, count: number): Promise<v
 }
 
 /** The same chain of shim and command, with nobody who records anything. */
-class ByHand implements Disposable {
+class ByHand implements AsyncDisposable {
   readonly #directory: string;
   readonly #births: Births;
   readonly #command: readonly string[];
@@ -108,8 +108,8 @@ class ByHand implements Disposable {
     await ended;
   }
 
-  [Symbol.dispose](): void {
-    if (this.#pid !== 0) process.kill(this.#pid, "SIGKILL");
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.crash();
   }
 }
 
