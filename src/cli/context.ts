@@ -1,10 +1,6 @@
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import { type Client, createClient, type Interceptor, type Transport } from "@connectrpc/connect";
-import { createConnectTransport, createGrpcTransport } from "@connectrpc/connect-node";
-import { Health } from "../../gen/grpc/health/v1/health_pb.ts";
-import { ServiceRegistry } from "../../gen/steward/v1/service_registry_pb.ts";
-import { Supervisor } from "../../gen/steward/v1/supervisor_pb.ts";
+import { type ConnectionOptions, createStewardClient, type StewardClient } from "../client.ts";
 import { UsageError } from "./failure.ts";
 
 /** What the commands get from outside. */
@@ -24,37 +20,24 @@ export interface GlobalOptions {
 }
 
 /** The server as a command sees it. */
-export interface Connection {
+export interface Connection extends StewardClient {
   readonly address: string;
-  readonly registry: Client<typeof ServiceRegistry>;
-  readonly supervisor: Client<typeof Supervisor>;
-  readonly health: Client<typeof Health>;
 }
 
-/** Finds address and token (flag, environment, what a local server left in its state directory) and makes the clients. Opens nothing yet. */
+/** Finds address and token (flag, environment, what a local server left in its state directory) and makes the client. Opens nothing yet. */
 export function connect(options: GlobalOptions, defaults: CliDefaults): Connection {
   const local = findLocalServer(defaults.stateDirs);
-  const address = origin(options.address ?? defaults.address ?? local?.addresses.connect ?? "http://127.0.0.1:7700");
-  const transport = openTransport(options.protocol, address, findToken(options, defaults, local));
-  return {
-    address,
-    registry: createClient(ServiceRegistry, transport),
-    supervisor: createClient(Supervisor, transport),
-    health: createClient(Health, transport),
-  };
+  const address = options.address ?? defaults.address ?? local?.addresses.connect ?? "http://127.0.0.1:7700";
+  const token = findToken(options, defaults, local);
+  return { address, ...clientOf({ address, token, protocol: options.protocol }) };
 }
 
-function openTransport(protocol: GlobalOptions["protocol"], baseUrl: string, token: string | undefined): Transport {
-  const interceptors = token === undefined ? [] : [sendToken(token)];
-  if (protocol === "grpc") return createGrpcTransport({ baseUrl, interceptors });
-  return createConnectTransport({ baseUrl, httpVersion: "2", interceptors });
-}
-
-function sendToken(token: string): Interceptor {
-  return (next) => (request) => {
-    request.header.set("authorization", `Bearer ${token}`);
-    return next(request);
-  };
+function clientOf(options: ConnectionOptions): StewardClient {
+  try {
+    return createStewardClient(options);
+  } catch (error) {
+    throw error instanceof TypeError ? new UsageError(error.message) : error;
+  }
 }
 
 function findToken(options: GlobalOptions, defaults: CliDefaults, local: LocalServer | undefined): string | undefined {
@@ -71,12 +54,6 @@ function readToken(path: string): string {
       `cannot read the token file ${path}: ${error instanceof Error ? error.message : String(error)}`,
     );
   }
-}
-
-function origin(address: string): string {
-  const url = address.includes("://") ? address : `http://${address}`;
-  if (!URL.canParse(url)) throw new UsageError(`the address is HOST:PORT or a URL, not ${JSON.stringify(address)}`);
-  return url.replace(/\/+$/, "");
 }
 
 /** What `steward serve` leaves in its state directory for local clients. */

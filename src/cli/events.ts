@@ -1,5 +1,4 @@
 import { timestampDate } from "@bufbuild/protobuf/wkt";
-import { Code, ConnectError } from "@connectrpc/connect";
 import { type Event, EventSchema, type EventType } from "../../gen/steward/v1/event_pb.ts";
 import type { Session } from "./command.ts";
 import { UsageError } from "./failure.ts";
@@ -56,36 +55,22 @@ async function listEvents(
   for (const event of events) session.screen.write(`${eventLine(session.screen, event)}\n`);
 }
 
-/** Resumes after the last cursor whenever the stream ends for a passing reason, until Ctrl-C. */
+/** Goes on over interruptions until Ctrl-C; fails when something was missed for good. */
 async function followEvents(
   session: Session,
   filter: string,
-  from: CursorInit | undefined,
+  after: CursorInit | undefined,
   output: OutputFormat,
 ): Promise<void> {
-  let cursor = from;
-  while (!session.signal.aborted) {
-    try {
-      const request =
-        cursor === undefined ? { filter } : { filter, after: { storeUid: cursor.storeUid, revision: cursor.revision } };
-      for await (const response of session.supervisor.watchEvents(request, { signal: session.signal })) {
-        if (response.message.case === "batch")
-          for (const event of response.message.value.events) show(session.screen, output, event);
-        cursor = response.cursor ?? cursor;
-      }
-    } catch (error) {
-      if (session.signal.aborted) return;
-      if (!isPassing(error)) throw error;
-      session.screen.writeError(
-        `the stream ended (${error instanceof Error ? error.message : String(error)}), resuming\n`,
-      );
-      await pause(1_000, session.signal);
-    }
+  const request = after === undefined ? { filter } : { filter, after };
+  const updates = session.watchEvents(request, {
+    signal: session.signal,
+    onInterrupted: ({ message }) => session.screen.writeError(`the stream ended (${message}), resuming\n`),
+  });
+  for await (const update of updates) {
+    if (update.kind === "gap") throw update.error;
+    if (update.kind === "events") for (const event of update.events) show(session.screen, output, event);
   }
-}
-
-function isPassing(error: unknown): boolean {
-  return error instanceof ConnectError && [Code.Unavailable, Code.ResourceExhausted, Code.Aborted].includes(error.code);
 }
 
 function show(screen: Screen, output: OutputFormat, event: Event): void {
@@ -111,11 +96,4 @@ function paintEvent(screen: Screen, type: EventType, text: string): string {
   if (/failed|crash|blocked|down|exited/.test(word)) return paint(screen, "red", text);
   if (/ready$|programmed|proxy_up/.test(word) && !word.includes("unready")) return paint(screen, "green", text);
   return text;
-}
-
-function pause(delayMs: number, signal: AbortSignal): Promise<void> {
-  return new Promise((resolve) => {
-    const timer = setTimeout(resolve, delayMs);
-    signal.addEventListener("abort", () => (clearTimeout(timer), resolve()), { once: true });
-  });
 }

@@ -1,5 +1,4 @@
-import { Code, ConnectError } from "@connectrpc/connect";
-import { BadRequestSchema } from "../../gen/google/rpc/error_details_pb.ts";
+import { Code, StewardError } from "../client.ts";
 
 /** The command line itself is wrong. */
 export class UsageError extends Error {
@@ -20,7 +19,7 @@ export const exitCodes = {
 /** The exit code that tells a script what kind of failure it was. */
 export function exitCodeOf(error: unknown): number {
   if (error instanceof UsageError) return exitCodes.usage;
-  if (!(error instanceof ConnectError)) return exitCodes.failed;
+  if (!(error instanceof StewardError)) return exitCodes.failed;
   switch (error.code) {
     case Code.InvalidArgument:
       return exitCodes.usage;
@@ -44,14 +43,15 @@ export function exitCodeOf(error: unknown): number {
 
 /** What a person reads: the message, then each wrong field on a line of its own, then what to do about it. */
 export function explain(error: unknown, address: string): string {
-  if (!(error instanceof ConnectError)) return error instanceof Error ? error.message : String(error);
-  const fields = error.findDetails(BadRequestSchema).flatMap((detail) => detail.fieldViolations);
-  if (fields.length > 0)
-    return ["the request is wrong:", ...fields.map((each) => `  ${each.field}: ${each.description}`)].join("\n");
-  return [error.rawMessage, hint(error, address)].filter(Boolean).join("\n");
+  if (!(error instanceof StewardError)) return error instanceof Error ? error.message : String(error);
+  if (error.violations.length > 0)
+    return ["the request is wrong:", ...error.violations.map((each) => `  ${each.field}: ${each.description}`)].join(
+      "\n",
+    );
+  return [error.message, hint(error, address)].filter(Boolean).join("\n");
 }
 
-function hint(error: ConnectError, address: string): string {
+function hint(error: StewardError, address: string): string {
   if (error.code === Code.Unauthenticated)
     return "Give a token with --token-file or STEWARD_TOKEN; the local one is found in the state directory.";
   if (error.code === Code.Unavailable)

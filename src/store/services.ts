@@ -3,6 +3,7 @@ import { invalid } from "../domain/errors.ts";
 import type { Service, ServiceSpec, Wish } from "../domain/service.ts";
 import { nameKey, serviceExists } from "../domain/service-name.ts";
 import type { ServiceStatus } from "../domain/status.ts";
+import { AskedTogether } from "./asked-together.ts";
 import { readTogether } from "./commit.ts";
 import { decodeService, factJson, type ServiceImage } from "./json.ts";
 import { brokenConstraint, type Queryable, query } from "./postgres.ts";
@@ -33,20 +34,14 @@ export interface ServicePatch {
 /** Reading services, each answer with the revision that it is true at. */
 export class ServiceRows {
   readonly #pool: pg.Pool;
+  readonly #byName = new AskedTogether((names: readonly string[]) => this.#byNames(names));
 
   constructor(pool: pg.Pool) {
     this.#pool = pool;
   }
 
   async byName(name: string): Promise<{ service: Service | undefined; revision: bigint }> {
-    const [row] = await query<{ head: bigint; image: ServiceImage | null }>(
-      this.#pool,
-      "SELECT head, (SELECT service_image(s) FROM services s WHERE s.name_key = $1 AND s.name = $2) AS image FROM store",
-      [nameKey(name), name],
-      "service by name",
-    );
-    if (row === undefined) throw new Error("the store has lost its row");
-    return { service: row.image === null ? undefined : decodeService(row.image), revision: row.head };
+    return this.#byName.ask(name);
   }
 
   /** By name, after the given one. */
@@ -79,6 +74,23 @@ export class ServiceRows {
 
   async sealedApiToken(uid: string): Promise<Buffer | undefined> {
     return sealedApiToken(this.#pool, uid);
+  }
+
+  async #byNames(
+    names: readonly string[],
+  ): Promise<(name: string) => { service: Service | undefined; revision: bigint }> {
+    const rows = await query<{ head: bigint; image: ServiceImage | null }>(
+      this.#pool,
+      `SELECT head, p.image FROM store LEFT JOIN LATERAL
+         (SELECT service_image(s) AS image FROM services s WHERE s.name_key = ANY ($1)) p ON true`,
+      [names.map(nameKey)],
+      "services by name",
+    );
+    const [first] = rows;
+    if (first === undefined) throw new Error("the store has lost its row");
+    const found = rows.flatMap(({ image }) => (image === null ? [] : [decodeService(image)]));
+    const services = new Map(found.map((service) => [service.name, service]));
+    return (name) => ({ service: services.get(name), revision: first.head });
   }
 }
 

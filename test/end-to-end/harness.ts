@@ -16,6 +16,8 @@ export interface TestStewardOptions {
   readonly environment?: Readonly<Record<string, string>>;
   /** Whether its services run on when it is stopped in order. Default: no. */
   readonly keepServices?: boolean;
+  /** What is run. Default: the sources, with the node of the tests. */
+  readonly command?: readonly [file: string, ...args: string[]];
 }
 
 export interface TestAddresses {
@@ -74,7 +76,8 @@ export class TestSteward {
 
   /** Starts the server on what an earlier one left in its state directory. */
   async startAgain(): Promise<void> {
-    const child = spawn(process.execPath, [entry, "serve", ...this.#arguments()], {
+    const [file, ...args] = this.#options.command ?? [process.execPath, entry];
+    const child = spawn(file, [...args, "serve", ...this.#arguments()], {
       stdio: ["ignore", "pipe", "pipe"],
       env: { PATH: process.env["PATH"], HOME: process.env["HOME"], ...runVariables(), ...this.#options.environment },
     });

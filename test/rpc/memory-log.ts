@@ -34,8 +34,9 @@ export class MemoryLog implements EventSource {
   }
 
   async readAfter(revision: bigint, limit: number): Promise<Event[]> {
-    const upTo = revision + BigInt(limit);
-    return this.events.filter((event) => event.revision > revision && event.revision <= upTo);
+    const after = this.events.filter((event) => event.revision > revision);
+    const upTo = after.slice(0, limit).at(-1)?.revision ?? revision;
+    return after.filter((event) => event.revision <= upTo);
   }
 
   async readBefore(revision: bigint, limit: number): Promise<Event[]> {

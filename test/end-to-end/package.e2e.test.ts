@@ -1,0 +1,103 @@
+import { mkdir, mkdtemp, readdir, readFile, rm, symlink, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { execa } from "execa";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { TestSteward } from "./harness.ts";
+
+const root = fileURLToPath(new URL("../..", import.meta.url));
+
+/** What somebody writes who has installed the package. */
+const program = `
+import { Code, createStewardClient, ErrorReason, type ServicesUpdate, StewardError } from "steward";
+import type { Service } from "steward/gen/steward/v1/service_pb";
+import { EventType } from "steward/gen/steward/v1/event_pb";
+
+const [address = "", token = ""] = process.argv.slice(2);
+const client = createStewardClient({ address, token: async () => token });
+const spec = { url: "http://10.0.0.1:8080", kind: { case: "external" as const, value: {} } };
+const { service } = await client.registry.create({ serviceId: "wiki", service: { spec } });
+const created: Service | undefined = service;
+const seen: string[] = [];
+for await (const update of client.watchServices()) {
+  const first: ServicesUpdate = update;
+  if (first.kind === "snapshot") seen.push(...first.services.map(({ name }) => name));
+  break;
+}
+for await (const update of client.watchEvents({ after: { revision: 0n }, types: [EventType.SERVICE_CREATED] })) {
+  if (update.kind !== "events") continue;
+  seen.push(...update.events.map((event) => event.service));
+  break;
+}
+const refusal = await client.registry.get({ name: "nothing" }).catch((error: unknown) => error);
+if (!(refusal instanceof StewardError)) throw refusal;
+const { code, reason } = refusal;
+console.log(JSON.stringify({ created: created?.name, seen, code: Code[code], isMissing: reason === ErrorReason.SERVICE_NOT_FOUND }));
+client.close();
+`;
+
+const compilerOptions = {
+  ...{ target: "es2024", module: "nodenext", types: ["node"], strict: true, noEmit: true },
+  ...{ exactOptionalPropertyTypes: true, noUncheckedIndexedAccess: true, verbatimModuleSyntax: true },
+};
+
+describe("the package that npm pack makes", () => {
+  let project: string;
+  let contents: string[];
+
+  beforeAll(async () => {
+    project = await mkdtemp(join(tmpdir(), "steward-package-"));
+    contents = await install(project);
+    await writeFile(join(project, "package.json"), JSON.stringify({ type: "module" }));
+    await writeFile(join(project, "program.ts"), program);
+    await writeFile(join(project, "tsconfig.json"), JSON.stringify({ compilerOptions, include: ["program.ts"] }));
+  });
+  afterAll(() => rm(project, { recursive: true, force: true }));
+
+  test("holds what was built, the proto and the command, and neither sources nor tests", async () => {
+    const top = new Set(contents.map((path) => path.split("/")[1]));
+
+    const expected = ["CHANGELOG.md", "LICENSE", "README.md", "bin", "dist", "package.json", "proto"];
+    expect(top).toEqual(new Set(expected));
+    expect(contents.filter((path) => /(?<!\.d)\.ts$/.test(path))).toEqual([]);
+  });
+
+  test("has every file that its manifest points to", async () => {
+    const manifest = JSON.parse(await readFile(join(root, "package.json"), "utf8")) as {
+      bin: Record<string, string>;
+      exports: { ".": Record<string, string> };
+    };
+
+    for (const path of [...Object.values(manifest.bin), ...Object.values(manifest.exports["."])]) {
+      expect(contents).toContain(join("package", path));
+    }
+  });
+
+  test("type-checks and runs a program against the server that it installs", async () => {
+    const command = join(project, "node_modules", "steward", "bin", "steward");
+    await using steward = await TestSteward.start({ command: [command] });
+    const { connect } = steward.addresses;
+
+    await execa(join(root, "node_modules", ".bin", "tsc"), ["-p", project]);
+    const { stdout } = await execa(process.execPath, ["program.ts", connect, steward.adminToken], { cwd: project });
+
+    const output = { created: "wiki", seen: ["wiki", "wiki"], code: "NotFound", isMissing: true };
+    expect(JSON.parse(stdout)).toEqual(output);
+  });
+});
+
+/** As `npm install FILE` would, but that dependencies come from the repository: there may be no registry. Returns the paths in the archive. */
+async function install(project: string): Promise<string[]> {
+  await execa("npm", ["pack", "--silent", "--pack-destination", project], { cwd: root });
+  const [archive = ""] = (await readdir(project)).filter((file) => file.endsWith(".tgz"));
+  const modules = join(project, "node_modules");
+  await mkdir(join(modules, "steward"), { recursive: true });
+  for (const name of await readdir(join(root, "node_modules"))) {
+    await symlink(join(root, "node_modules", name), join(modules, name));
+  }
+  const target = join(modules, "steward");
+  await execa("tar", ["-xzf", join(project, archive), "-C", target, "--strip-components=1"]);
+  const { stdout } = await execa("tar", ["-tzf", join(project, archive)]);
+  return stdout.split("\n").filter((path) => !path.endsWith("/"));
+}
