@@ -34,14 +34,24 @@ export interface Connection {
 /** Finds address and token (flag, environment, what a local server left in its state directory) and makes the clients. Opens nothing yet. */
 export function connect(options: GlobalOptions, defaults: CliDefaults): Connection {
   const local = findLocalServer(defaults.stateDirs);
-  const address = origin(options.address ?? defaults.address ?? local?.addresses.connect ?? "http://127.0.0.1:7700");
-  const transport = openTransport(options.protocol, address, findToken(options, defaults, local));
+  const address = addressOf(options, defaults, local);
+  const ofLocal = local !== undefined && isAddressOf(local, address) ? local : undefined;
+  const transport = openTransport(options.protocol, address, findToken(options, defaults, ofLocal));
   return {
     address,
     registry: createClient(ServiceRegistry, transport),
     supervisor: createClient(Supervisor, transport),
     health: createClient(Health, transport),
   };
+}
+
+/** Where a command looks for the server. */
+export function addressOf(
+  options: GlobalOptions,
+  defaults: CliDefaults,
+  local = findLocalServer(defaults.stateDirs),
+): string {
+  return origin(options.address ?? defaults.address ?? local?.addresses.connect ?? "http://127.0.0.1:7700");
 }
 
 function openTransport(protocol: GlobalOptions["protocol"], baseUrl: string, token: string | undefined): Transport {
@@ -60,6 +70,7 @@ function sendToken(token: string): Interceptor {
 function findToken(options: GlobalOptions, defaults: CliDefaults, local: LocalServer | undefined): string | undefined {
   if (options.token !== undefined) return options.token;
   if (options.tokenFile !== undefined) return readToken(options.tokenFile);
+  // What is found by itself goes to the server that left it, never to another that --address names.
   return defaults.token ?? (local === undefined ? undefined : readToken(join(local.stateDir, "admin-token")));
 }
 
@@ -75,7 +86,8 @@ function readToken(path: string): string {
 
 function origin(address: string): string {
   const url = address.includes("://") ? address : `http://${address}`;
-  if (!URL.canParse(url)) throw new UsageError(`the address is HOST:PORT or a URL, not ${JSON.stringify(address)}`);
+  if (!/^https?:\/\//.test(url) || !URL.canParse(url))
+    throw new UsageError(`the address is HOST:PORT or a URL, not ${JSON.stringify(address)}`);
   return url.replace(/\/+$/, "");
 }
 
@@ -83,6 +95,18 @@ function origin(address: string): string {
 interface LocalServer {
   readonly stateDir: string;
   readonly addresses: { readonly connect: string; readonly grpc?: string; readonly proxy?: string };
+}
+
+function isAddressOf({ addresses }: LocalServer, address: string): boolean {
+  const asked = new URL(address);
+  return [addresses.connect, addresses.grpc].some((each) => {
+    const own = each === undefined ? undefined : new URL(each);
+    return own?.port === asked.port && (own.hostname === asked.hostname || (isLoopback(own) && isLoopback(asked)));
+  });
+}
+
+function isLoopback({ hostname }: URL): boolean {
+  return hostname === "localhost" || hostname === "[::1]" || /^127(\.\d+){3}$/.test(hostname);
 }
 
 function findLocalServer(stateDirs: readonly string[]): LocalServer | undefined {

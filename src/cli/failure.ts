@@ -1,5 +1,5 @@
 import { Code, ConnectError } from "@connectrpc/connect";
-import { BadRequestSchema } from "../../gen/google/rpc/error_details_pb.ts";
+import { type BadRequest_FieldViolation, BadRequestSchema } from "../../gen/google/rpc/error_details_pb.ts";
 
 /** The command line itself is wrong. */
 export class UsageError extends Error {
@@ -19,6 +19,7 @@ export const exitCodes = {
 
 /** The exit code that tells a script what kind of failure it was. */
 export function exitCodeOf(error: unknown): number {
+  if (error instanceof AggregateError) return exitCodeOf(error.errors[0]);
   if (error instanceof UsageError) return exitCodes.usage;
   if (!(error instanceof ConnectError)) return exitCodes.failed;
   switch (error.code) {
@@ -42,19 +43,32 @@ export function exitCodeOf(error: unknown): number {
   }
 }
 
+/** Waits for all of them; throws everything that failed. */
+export async function allDone(work: readonly Promise<unknown>[]): Promise<void> {
+  const outcomes = await Promise.allSettled(work);
+  const failures = outcomes.flatMap((outcome) => (outcome.status === "rejected" ? [outcome.reason as unknown] : []));
+  if (failures.length > 0) throw new AggregateError(failures);
+}
+
 /** What a person reads: the message, then each wrong field on a line of its own, then what to do about it. */
-export function explain(error: unknown, address: string): string {
+export function explain(error: unknown, address: () => string): string {
   if (!(error instanceof ConnectError)) return error instanceof Error ? error.message : String(error);
-  const fields = error.findDetails(BadRequestSchema).flatMap((detail) => detail.fieldViolations);
+  const fields = wrongFieldsOf(error);
   if (fields.length > 0)
     return ["the request is wrong:", ...fields.map((each) => `  ${each.field}: ${each.description}`)].join("\n");
   return [error.rawMessage, hint(error, address)].filter(Boolean).join("\n");
 }
 
-function hint(error: ConnectError, address: string): string {
+/** The fields that the server found wrong, if that is what it says. */
+export function wrongFieldsOf(error: unknown): readonly BadRequest_FieldViolation[] {
+  if (!(error instanceof ConnectError)) return [];
+  return error.findDetails(BadRequestSchema).flatMap((detail) => detail.fieldViolations);
+}
+
+function hint(error: ConnectError, address: () => string): string {
   if (error.code === Code.Unauthenticated)
-    return "Give a token with --token-file or STEWARD_TOKEN; the local one is found in the state directory.";
+    return "Give a token with --token-file or STEWARD_TOKEN; that of a local server is found by itself.";
   if (error.code === Code.Unavailable)
-    return `Is the server running? Tried ${address}; choose another with --address or STEWARD_ADDRESS.`;
+    return `Is the server running? Tried ${address()}; choose another with --address or STEWARD_ADDRESS.`;
   return "";
 }

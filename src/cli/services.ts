@@ -5,6 +5,7 @@ import { type Service, ServiceSchema, Wish } from "../../gen/steward/v1/service_
 import { WaitCondition } from "../../gen/steward/v1/supervisor_pb.ts";
 import type { Session } from "./command.ts";
 import { eventLine } from "./events.ts";
+import { allDone } from "./failure.ts";
 import { age, clockTime, type OutputFormat, printList, printMessage, printTable } from "./print.ts";
 import { exitWord, routeWord, stateWord } from "./words.ts";
 
@@ -72,9 +73,7 @@ export async function wishServices(
   names: readonly string[],
   options: WaitOptions,
 ): Promise<void> {
-  const outcomes = await Promise.allSettled(names.map((name) => wishService(session, verb, name, options)));
-  const failed = outcomes.find((outcome) => outcome.status === "rejected");
-  if (failed !== undefined) throw failed.reason;
+  await allDone(names.map((name) => wishService(session, verb, name, options)));
 }
 
 /** Waits with the server's own call; it fails with what stands in the way. */
