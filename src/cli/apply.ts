@@ -67,11 +67,7 @@ function changeLine(screen: Screen, change: AppliedService, isPlan: boolean): st
       return paint(screen, "green", `+ ${name} ${isPlan ? "would be created" : "created"}`);
     case ApplyAction.UPDATE: {
       const effect = restarts ? ", restarts its process" : "";
-      return paint(
-        screen,
-        "yellow",
-        `~ ${name} ${isPlan ? "would be updated" : "updated"}: ${what}${effect}`,
-      );
+      return paint(screen, "yellow", `~ ${name} ${isPlan ? "would be updated" : "updated"}: ${what}${effect}`);
     }
     case ApplyAction.DELETE:
       return paint(screen, "red", `- ${name} ${isPlan ? "would be deleted" : "deleted"}`);

@@ -42,7 +42,8 @@ export function parseManifest(content: string, source: string): Manifest {
     setName,
     services: entries.map(({ entry, path }, index) => parseService(entry, `services[${index}]`, path, placed)),
     placeOf(field) {
-      const [, index = "", below = ""] = /^services\[(\d+)\](.*)$/.exec(field) ?? [];
+      const [, index, below = ""] = /^services\[(\d+)\](.*)$/.exec(field) ?? [];
+      if (index === undefined) return placed.placeOf(field === "set_name" ? ["set"] : []);
       return placed.placeOf([...(entries[Number(index)]?.path ?? []), ...segmentsOf(below)]);
     },
   };
