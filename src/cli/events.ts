@@ -101,8 +101,10 @@ async function followEvents(
   }
 }
 
+/** A server that went away, or sends its watchers away. What was not cancelled here was cut off: the server has crashed. */
 function isPassing(error: unknown): boolean {
-  return error instanceof ConnectError && [Code.Unavailable, Code.ResourceExhausted, Code.Aborted].includes(error.code);
+  const passing = [Code.Unavailable, Code.ResourceExhausted, Code.Aborted, Code.Canceled];
+  return error instanceof ConnectError && passing.includes(error.code);
 }
 
 function show(screen: Screen, output: OutputFormat, event: Event): void {

@@ -54,7 +54,7 @@ function spelled(field: DescField, value: JsonValue, at: Path): JsonValue {
       return toMessageJson(field.message, value, at);
     case "enum": {
       const prefix = enumPrefix(field.enum);
-      const word = String(value).toUpperCase().replace(prefix, "");
+      const word = wordOf(value).toUpperCase().replace(prefix, "");
       const words = field.enum.values.filter(({ number }) => number !== 0).map(({ name }) => name.replace(prefix, ""));
       if (!words.includes(word))
         throw new FieldError(at, `expected one of ${words.join(", ")}, not ${JSON.stringify(value)}`);
@@ -76,10 +76,14 @@ function spelled(field: DescField, value: JsonValue, at: Path): JsonValue {
 
 function toSeconds(value: JsonValue, at: Path): string {
   try {
-    return `${parseDuration(String(value)) / 1_000}s`;
+    return `${parseDuration(wordOf(value)) / 1_000}s`;
   } catch (error) {
     throw new FieldError(at, reasonOf(error));
   }
+}
+
+function wordOf(value: JsonValue): string {
+  return typeof value === "string" ? value : JSON.stringify(value);
 }
 
 /** Without the name of the field: its place says it. */
