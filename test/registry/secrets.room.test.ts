@@ -91,7 +91,12 @@ test("another pepper opens nothing that is stored", async () => {
 /** What JSON leaves out of an error. */
 function whole(answer: unknown): unknown {
   return answer instanceof Error
-    ? { ...answer, message: answer.message, stack: answer.stack, cause: String(answer.cause) }
+    ? {
+        ...Object.fromEntries(Object.entries(answer)),
+        message: answer.message,
+        stack: answer.stack,
+        cause: String(answer.cause),
+      }
     : answer;
 }
 
