@@ -327,7 +327,7 @@ describe("steward events", () => {
     const ofWeb = (await steward("events", "web", "--tail", "3")).out.split("\n");
     const filtered = (await steward("events", "--filter", "type = service_created", "--tail", "100")).out.split("\n");
 
-    expect(all[0]).toMatch(/^ +1\.0 \S+Z token_issued/);
+    expect(all[0]).toMatch(/^ +1\.0 \S+Z /);
     expect(ofWeb).toHaveLength(3);
     for (const line of ofWeb) expect(line).toMatch(/ web /);
     for (const line of filtered) expect(line).toContain("service_created");
@@ -530,7 +530,7 @@ describe("the program", () => {
   test("takes the Node that it brings, and says which it needs where there is none", async () => {
     const bare = join(directory, "bare");
     await cp(program, join(bare, "bin/steward"), { recursive: true });
-    await writeFile(join(directory, "node"), '#!/bin/sh\n[ "$1" = --version ] && echo v20.0.0\nexit 1\n', {
+    await writeFile(join(directory, "node"), '#!/bin/sh\n[ "$1" = --version ] && echo v20.0.0\n', {
       mode: 0o755,
     });
 
