@@ -179,7 +179,9 @@ function readProxy(reader: Reader, environment: NodeJS.ProcessEnv): ProxyConfig 
   if (apiUrl === undefined) return listen === undefined ? { kind: "none" } : { kind: "bundled", listen };
   const token = reader.fileText("proxy-api-token-file") ?? environment["CONFIGPROXY_AUTH_TOKEN"] ?? "";
   if (token === "")
-    reader.wrong("--proxy-api-url needs the proxy's token: --proxy-api-token-file or CONFIGPROXY_AUTH_TOKEN");
+    reader.wrong(
+      `${reader.name("proxy-api-url")} needs the proxy's token: --proxy-api-token-file or CONFIGPROXY_AUTH_TOKEN`,
+    );
   return { kind: "external", apiUrl, token, publicUrl: reader.text("public-url") };
 }
 
@@ -211,6 +213,12 @@ function inherited(environment: NodeJS.ProcessEnv): Record<string, string> {
   );
 }
 
+function declared(flag: string): Setting {
+  const known = settings.find((each) => each.flag === flag);
+  if (known === undefined) throw new Error(`no setting --${flag} is declared`);
+  return known;
+}
+
 /** Reads values by flag name, flags before variables before defaults, and collects what is wrong. */
 class Reader {
   readonly #flags: Readonly<Record<string, string | boolean | undefined>>;
@@ -232,9 +240,14 @@ class Reader {
     if (this.#problems.length > 0) throw new ConfigError(this.#problems);
   }
 
+  /** As whoever set it wrote it, flag or variable: there it is put right. */
+  name(flag: string): string {
+    const { variable } = declared(flag);
+    return this.#flags[flag] === undefined && this.#environment[variable] ? variable : `--${flag}`;
+  }
+
   text(flag: string): string | undefined {
-    const known = settings.find((each) => each.flag === flag);
-    if (known === undefined) throw new Error(`no setting --${flag} is declared`);
+    const known = declared(flag);
     const given = this.#flags[flag] ?? this.#environment[known.variable];
     if (given === undefined || given === "") return known.fallback;
     return String(given);
@@ -244,14 +257,14 @@ class Reader {
     const given = this.text(flag)?.toLowerCase();
     if (given === undefined || ["false", "0", "no", "off"].includes(given)) return false;
     if (["true", "1", "yes", "on"].includes(given)) return true;
-    this.wrong(`--${flag} is on or off, not ${JSON.stringify(given)}`);
+    this.wrong(`${this.name(flag)} is on or off, not ${JSON.stringify(given)}`);
     return false;
   }
 
   matching(flag: string, pattern: RegExp, allowed: string): string | undefined {
     const given = this.text(flag);
     if (given !== undefined && !pattern.test(given))
-      this.wrong(`--${flag} takes ${allowed}, not ${JSON.stringify(given)}`);
+      this.wrong(`${this.name(flag)} takes ${allowed}, not ${JSON.stringify(given)}`);
     return given;
   }
 
@@ -259,7 +272,7 @@ class Reader {
     const given = this.text(flag);
     const found = allowed.find((each) => each === given);
     if (given !== undefined && found === undefined)
-      this.wrong(`--${flag} is one of ${allowed.join(", ")}, not ${JSON.stringify(given)}`);
+      this.wrong(`${this.name(flag)} is one of ${allowed.join(", ")}, not ${JSON.stringify(given)}`);
     return found;
   }
 
@@ -267,7 +280,7 @@ class Reader {
     const given = this.text(flag);
     const value = Number(given);
     if (given === undefined || !Number.isFinite(value) || value < least || value > most) {
-      this.wrong(`--${flag} is a number from ${least} to ${most}, not ${JSON.stringify(given)}`);
+      this.wrong(`${this.name(flag)} is a number from ${least} to ${most}, not ${JSON.stringify(given)}`);
       return least;
     }
     return value;
@@ -278,7 +291,7 @@ class Reader {
     const [, first, last] = /^(\d{1,5})-(\d{1,5})$/.exec(given) ?? [];
     const range = { first: Number(first), last: Number(last) };
     if (!(range.first >= 1 && range.last >= range.first && range.last <= 65_535)) {
-      this.wrong(`--${flag} is FIRST-LAST within 1 to 65535, not ${JSON.stringify(given)}`);
+      this.wrong(`${this.name(flag)} is FIRST-LAST within 1 to 65535, not ${JSON.stringify(given)}`);
     }
     return range;
   }
@@ -288,7 +301,7 @@ class Reader {
     const [, bracketed, plain, port] = /^(?:\[([0-9a-fA-F:.]+)\]|([^:[\]\s]+)):(\d{1,5})$/.exec(given) ?? [];
     const host = bracketed ?? plain;
     if (host === undefined || Number(port) > 65_535) {
-      this.wrong(`--${flag} is HOST:PORT, such as 127.0.0.1:7700 or [::1]:7700, not ${JSON.stringify(given)}`);
+      this.wrong(`${this.name(flag)} is HOST:PORT, such as 127.0.0.1:7700 or [::1]:7700, not ${JSON.stringify(given)}`);
       return undefined;
     }
     return { host, port: Number(port) };
@@ -303,8 +316,10 @@ class Reader {
     if (given === undefined) return undefined;
     const protocol = /^([a-z][a-z0-9+.-]*:)\/\//i.exec(given)?.[1]?.toLowerCase();
     // The value itself may hold a password: it is not repeated.
-    if (protocol === undefined || !protocols.includes(protocol))
-      this.wrong(`--${flag} is a URL that starts with ${protocols.map((each) => `${each}//`).join(" or ")}`);
+    if (protocol === undefined || !protocols.includes(protocol) || !URL.canParse(given))
+      this.wrong(
+        `${this.name(flag)} is a whole URL that starts with ${protocols.map((each) => `${each}//`).join(" or ")}`,
+      );
     return given;
   }
 
@@ -314,7 +329,7 @@ class Reader {
     try {
       return readFileSync(path, "utf8").trim();
     } catch (error) {
-      this.wrong(`--${flag}: cannot read ${path}: ${error instanceof Error ? error.message : String(error)}`);
+      this.wrong(`${this.name(flag)}: cannot read ${path}: ${error instanceof Error ? error.message : String(error)}`);
       return undefined;
     }
   }

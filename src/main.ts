@@ -26,6 +26,7 @@ import { supervisor as supervisorHandlers } from "./rpc/supervisor.ts";
 import { Waiting } from "./rpc/wait.ts";
 import { EventWatch } from "./rpc/watch-events.ts";
 import { ServiceWatch } from "./rpc/watch-services.ts";
+import { lockFile } from "./store/embedded-lock.ts";
 import { EmbeddedPostgres } from "./store/embedded-postgres.ts";
 import { Store } from "./store/store.ts";
 import { Accounts } from "./supervisor/account.ts";
@@ -72,6 +73,8 @@ async function start(config: Config, log: Logger, version: string, started: Stac
   closeInheritedDescriptors();
   await mkdir(config.stateDir, { recursive: true, mode: 0o700 });
   await chmod(config.stateDir, 0o700);
+  const lock = await lockFile(join(config.stateDir, "lock"));
+  started.push(() => lock.release());
   const keys = new TokenKeys(await readPepper(config.pepperFile));
 
   const store = new Store({ connection: await connectionOf(config, log, started), node: config.node, log });

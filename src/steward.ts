@@ -19,8 +19,10 @@ const serve = new Command("serve")
   .action(async (_, command: Command) => runServer(command));
 for (const setting of settings) serve.option(...optionOf(setting));
 
-if (process.argv[2] !== "serve") process.once("SIGINT", () => stopping.abort());
-process.stdout.on("error", endQuietly);
+if (process.argv[2] !== "serve") {
+  process.once("SIGINT", () => stopping.abort());
+  for (const stream of [process.stdout, process.stderr]) stream.on("error", endQuietly);
+}
 process.exitCode = await runCli(process.argv.slice(2), {
   version: packageJson.version,
   defaults,

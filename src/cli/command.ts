@@ -9,10 +9,13 @@ export interface Session extends Connection {
   readonly signal: AbortSignal;
 }
 
-/** Reads `-o`. */
-export function parseFormat(text: string): OutputFormat {
-  if (text === "table" || text === "json" || text === "yaml" || text === "name") return text;
-  throw new UsageError(`-o is one of table, json, yaml, name, not ${JSON.stringify(text)}`);
+/** Reads `-o` of a command that knows these formats. */
+export function parseFormat(...known: readonly OutputFormat[]): (text: string) => OutputFormat {
+  return (text) => {
+    const format = known.find((each) => each === text);
+    if (format === undefined) throw new UsageError(`-o is one of ${known.join(", ")}, not ${JSON.stringify(text)}`);
+    return format;
+  };
 }
 
 /** Reads a duration such as `30s`, `5m`, `24h` or `7d`, in milliseconds; a bare number is seconds. */

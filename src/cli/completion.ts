@@ -33,7 +33,12 @@ function wordsOf(command: Command, path: readonly string[] = []): CommandWords[]
     words: [...command.commands.map((each) => each.name()), ...options],
     takesService: command.registeredArguments.some((argument) => /^(name|names|service)$/.test(argument.name())),
   };
-  return [here, ...command.commands.flatMap((each) => wordsOf(each, [...path, each.name()]))];
+  return [
+    here,
+    ...command.commands.flatMap((each) =>
+      [each.name(), ...each.aliases()].flatMap((name) => wordsOf(each, [...path, name])),
+    ),
+  ];
 }
 
 function bashScript(all: readonly CommandWords[]): string {

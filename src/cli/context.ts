@@ -27,9 +27,19 @@ export interface Connection extends StewardClient {
 /** Finds address and token (flag, environment, what a local server left in its state directory) and makes the client. Opens nothing yet. */
 export function connect(options: GlobalOptions, defaults: CliDefaults): Connection {
   const local = findLocalServer(defaults.stateDirs);
-  const address = options.address ?? defaults.address ?? local?.addresses.connect ?? "http://127.0.0.1:7700";
-  const token = findToken(options, defaults, local);
+  const address = addressOf(options, defaults, local);
+  const ofLocal = local !== undefined && isAddressOf(local, address) ? local : undefined;
+  const token = findToken(options, defaults, ofLocal);
   return { address, ...clientOf({ address, token, protocol: options.protocol }) };
+}
+
+/** Where a command looks for the server. */
+export function addressOf(
+  options: GlobalOptions,
+  defaults: CliDefaults,
+  local = findLocalServer(defaults.stateDirs),
+): string {
+  return origin(options.address ?? defaults.address ?? local?.addresses.connect ?? "http://127.0.0.1:7700");
 }
 
 function clientOf(options: ConnectionOptions): StewardClient {
@@ -43,6 +53,7 @@ function clientOf(options: ConnectionOptions): StewardClient {
 function findToken(options: GlobalOptions, defaults: CliDefaults, local: LocalServer | undefined): string | undefined {
   if (options.token !== undefined) return options.token;
   if (options.tokenFile !== undefined) return readToken(options.tokenFile);
+  // What is found by itself goes to the server that left it, never to another that --address names.
   return defaults.token ?? (local === undefined ? undefined : readToken(join(local.stateDir, "admin-token")));
 }
 
@@ -56,10 +67,29 @@ function readToken(path: string): string {
   }
 }
 
+function origin(address: string): string {
+  const url = address.includes("://") ? address : `http://${address}`;
+  if (!/^https?:\/\//.test(url) || !URL.canParse(url))
+    throw new UsageError(`the address is HOST:PORT or a URL, not ${JSON.stringify(address)}`);
+  return url.replace(/\/+$/, "");
+}
+
 /** What `steward serve` leaves in its state directory for local clients. */
 interface LocalServer {
   readonly stateDir: string;
   readonly addresses: { readonly connect: string; readonly grpc?: string; readonly proxy?: string };
+}
+
+function isAddressOf({ addresses }: LocalServer, address: string): boolean {
+  const asked = new URL(address);
+  return [addresses.connect, addresses.grpc].some((each) => {
+    const own = each === undefined ? undefined : new URL(each);
+    return own?.port === asked.port && (own.hostname === asked.hostname || (isLoopback(own) && isLoopback(asked)));
+  });
+}
+
+function isLoopback({ hostname }: URL): boolean {
+  return hostname === "localhost" || hostname === "[::1]" || /^127(\.\d+){3}$/.test(hostname);
 }
 
 function findLocalServer(stateDirs: readonly string[]): LocalServer | undefined {

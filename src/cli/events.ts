@@ -2,7 +2,7 @@ import { timestampDate } from "@bufbuild/protobuf/wkt";
 import { type Event, EventSchema, type EventType } from "../../gen/steward/v1/event_pb.ts";
 import type { Session } from "./command.ts";
 import { UsageError } from "./failure.ts";
-import { type OutputFormat, paint, printLine, printList, type Screen } from "./print.ts";
+import { type OutputFormat, paint, printDocument, printLine, printList, type Screen } from "./print.ts";
 import { eventWord } from "./words.ts";
 
 export interface EventOptions {
@@ -48,11 +48,28 @@ async function listEvents(
   after: CursorInit | undefined,
   options: EventOptions,
 ): Promise<void> {
-  const request = after === undefined ? { filter, tail: options.tail } : { filter, after, pageSize: 1_000 };
-  const { events } = await session.supervisor.listEvents(request, { signal: session.signal });
+  const events =
+    after === undefined ? await lastEvents(session, filter, options.tail) : await eventsAfter(session, filter, after);
   if (options.output === "json" || options.output === "yaml")
     return printList(session.screen, options.output, EventSchema, events);
   for (const event of events) session.screen.write(`${eventLine(session.screen, event)}\n`);
+}
+
+async function lastEvents(session: Session, filter: string, tail: number): Promise<Event[]> {
+  if (tail === 0) return [];
+  return (await session.supervisor.listEvents({ filter, tail }, { signal: session.signal })).events;
+}
+
+async function eventsAfter(session: Session, filter: string, after: CursorInit): Promise<Event[]> {
+  const events: Event[] = [];
+  let pageToken = "";
+  do {
+    const request = { filter, after, pageToken, pageSize: 1_000 };
+    const page = await session.supervisor.listEvents(request, { signal: session.signal });
+    events.push(...page.events);
+    pageToken = page.nextPageToken;
+  } while (pageToken !== "");
+  return events;
 }
 
 /** Goes on over interruptions until Ctrl-C; fails when something was missed for good. */
@@ -75,6 +92,7 @@ async function followEvents(
 
 function show(screen: Screen, output: OutputFormat, event: Event): void {
   if (output === "json") printLine(screen, EventSchema, event);
+  else if (output === "yaml") printDocument(screen, EventSchema, event);
   else screen.write(`${eventLine(screen, event)}\n`);
 }
 

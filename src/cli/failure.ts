@@ -18,6 +18,7 @@ export const exitCodes = {
 
 /** The exit code that tells a script what kind of failure it was. */
 export function exitCodeOf(error: unknown): number {
+  if (error instanceof AggregateError) return exitCodeOf(error.errors[0]);
   if (error instanceof UsageError) return exitCodes.usage;
   if (!(error instanceof StewardError)) return exitCodes.failed;
   switch (error.code) {
@@ -41,20 +42,31 @@ export function exitCodeOf(error: unknown): number {
   }
 }
 
+/** Waits for all of them; throws everything that failed. */
+export async function allDone(work: readonly Promise<unknown>[]): Promise<void> {
+  const outcomes = await Promise.allSettled(work);
+  const failures = outcomes.flatMap((outcome) => (outcome.status === "rejected" ? [outcome.reason as unknown] : []));
+  if (failures.length > 0) throw new AggregateError(failures);
+}
+
 /** What a person reads: the message, then each wrong field on a line of its own, then what to do about it. */
-export function explain(error: unknown, address: string): string {
+export function explain(error: unknown, address: () => string): string {
   if (!(error instanceof StewardError)) return error instanceof Error ? error.message : String(error);
-  if (error.violations.length > 0)
-    return ["the request is wrong:", ...error.violations.map((each) => `  ${each.field}: ${each.description}`)].join(
-      "\n",
-    );
+  const fields = wrongFieldsOf(error);
+  if (fields.length > 0)
+    return ["the request is wrong:", ...fields.map((each) => `  ${each.field}: ${each.description}`)].join("\n");
   return [error.message, hint(error, address)].filter(Boolean).join("\n");
 }
 
-function hint(error: StewardError, address: string): string {
+/** The fields that the server found wrong, if that is what it says. */
+export function wrongFieldsOf(error: unknown): StewardError["violations"] {
+  return error instanceof StewardError ? error.violations : [];
+}
+
+function hint(error: StewardError, address: () => string): string {
   if (error.code === Code.Unauthenticated)
-    return "Give a token with --token-file or STEWARD_TOKEN; the local one is found in the state directory.";
+    return "Give a token with --token-file or STEWARD_TOKEN; that of a local server is found by itself.";
   if (error.code === Code.Unavailable)
-    return `Is the server running? Tried ${address}; choose another with --address or STEWARD_ADDRESS.`;
+    return `Is the server running? Tried ${address()}; choose another with --address or STEWARD_ADDRESS.`;
   return "";
 }

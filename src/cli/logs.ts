@@ -17,12 +17,10 @@ export async function showLogs(session: Session, name: string, options: LogOptio
     follow: options.follow === true,
     ...(options.tail === undefined ? {} : { tailLines: options.tail }),
   };
-  const decoders = { [LogStream.STDOUT]: new TextDecoder(), [LogStream.STDERR]: new TextDecoder() };
   try {
     for await (const { stream, data } of session.supervisor.streamLogs(request, { signal: session.signal })) {
-      if (stream === LogStream.STDERR)
-        session.screen.writeError(decoders[LogStream.STDERR].decode(data, { stream: true }));
-      else session.screen.write(decoders[LogStream.STDOUT].decode(data, { stream: true }));
+      if (stream === LogStream.STDERR) session.screen.writeError(data);
+      else session.screen.write(data);
     }
   } catch (error) {
     if (!session.signal.aborted) throw error;

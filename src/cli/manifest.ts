@@ -1,13 +1,17 @@
-import { readFileSync } from "node:fs";
+import { readFile } from "node:fs/promises";
+import { text } from "node:stream/consumers";
 import { fromJson, type JsonObject, type JsonValue } from "@bufbuild/protobuf";
-import { parse } from "yaml";
 import { type Service, ServiceSchema } from "../../gen/steward/v1/service_pb.ts";
 import { UsageError } from "./failure.ts";
+import { type Path, PlacedText } from "./manifest-text.ts";
+import { FieldError, isObject, toMessageJson } from "./message-json.ts";
 
 /** What `steward apply` reads: a set of services. */
 export interface Manifest {
   readonly setName: string;
   readonly services: readonly Service[];
+  /** Where a field of the request, such as `services[0].spec.url`, stands: `FILE:LINE`. */
+  placeOf(field: string): string;
 }
 
 /** Fields of the process: a flat service may give them beside the others, as JupyterHub's list of services does. */
@@ -31,34 +35,61 @@ const processFields = new Set([
 ]);
 
 /** Reads a YAML or JSON file, `-` for standard input: `services:` with one entry a service, and optionally `set: NAME`. */
-export function readManifest(path: string): Manifest {
-  return parseManifest(readText(path), path === "-" ? "standard input" : path);
+export async function readManifest(path: string): Promise<Manifest> {
+  return parseManifest(await readText(path), path === "-" ? "standard input" : path);
 }
 
 /**
  * A service is either as `get -o yaml` prints it (`name` and `spec`), or flat: the fields of the spec beside the name, those of the process
  * too. A flat service with a command is managed, one without is external; a command may be one word, then it is the whole command.
  */
-export function parseManifest(text: string, source: string): Manifest {
-  const document = parseText(text, source);
-  const list = Array.isArray(document) ? document : isObject(document) ? document["services"] : undefined;
-  if (!Array.isArray(list)) throw new UsageError(`${source}: expected a list of services under the key "services"`);
-  const set = isObject(document) ? document["set"] : undefined;
-  if (set !== undefined && typeof set !== "string") throw new UsageError(`${source}: set is a name`);
+export function parseManifest(content: string, source: string): Manifest {
+  const placed = new PlacedText(content, source);
+  const { setName, entries } = entriesOf(placed);
   return {
-    setName: set ?? "",
-    services: list.map((entry, index) => parseService(entry, `${source}: services[${index}]`)),
+    setName,
+    services: entries.map(({ entry, path }, index) => parseService(entry, `services[${index}]`, path, placed)),
+    placeOf(field) {
+      const [, index, below = ""] = /^services\[(\d+)\](.*)$/.exec(field) ?? [];
+      if (index === undefined) return placed.placeOf(field === "set_name" ? ["set"] : []);
+      return placed.placeOf([...(entries[Number(index)]?.path ?? []), ...segmentsOf(below)]);
+    },
   };
 }
 
-function parseService(entry: JsonValue, where: string): Service {
-  if (!isObject(entry)) throw new UsageError(`${where}: expected a service, such as {name: …, command: […]}`);
+interface Entry {
+  readonly entry: JsonValue;
+  readonly path: Path;
+}
+
+/** A list of services, one under `services:`, or one service as `get NAME -o yaml` prints it. */
+function entriesOf(placed: PlacedText): { setName: string; entries: readonly Entry[] } {
+  const { root } = placed;
+  if (Array.isArray(root)) return { setName: "", entries: root.map((entry, index) => ({ entry, path: [index] })) };
+  if (isObject(root) && "name" in root && "spec" in root) return { setName: "", entries: [{ entry: root, path: [] }] };
+  const list = isObject(root) ? root["services"] : undefined;
+  if (!isObject(root) || !Array.isArray(list))
+    throw new UsageError(`${placed.source}: expected a list of services under the key "services"`);
+  const unknown = Object.keys(root).find((key) => key !== "set" && key !== "services");
+  if (unknown !== undefined)
+    throw new UsageError(`${placed.placeOf([unknown])}: ${unknown}: there is no such field beside set and services`);
+  const setName = root["set"] ?? "";
+  if (typeof setName !== "string") throw new UsageError(`${placed.placeOf(["set"])}: set: expected a name`);
+  return { setName, entries: list.map((entry, index) => ({ entry, path: ["services", index] })) };
+}
+
+function parseService(entry: JsonValue, where: string, path: Path, placed: PlacedText): Service {
+  const refuse = (below: Path, what: string) => new UsageError(`${placed.placeOf([...path, ...below])}: ${what}`);
+  if (!isObject(entry)) throw refuse([], `${where}: expected a service, such as {name: …, command: […]}`);
   const { name, spec } = entry;
-  if (typeof name !== "string") throw new UsageError(`${where}.name: expected the service's name`);
+  if (typeof name !== "string") throw refuse(["name"], `${where}.name: expected the service's name`);
   try {
-    return fromJson(ServiceSchema, { name, spec: isObject(spec) ? spec : nest(entry) });
+    const service = toMessageJson(ServiceSchema, isObject(spec) ? entry : { name, spec: nest(entry) });
+    return fromJson(ServiceSchema, { name, spec: service["spec"] ?? {} });
   } catch (error) {
-    throw new UsageError(`${where} (${name}): ${error instanceof Error ? error.message : String(error)}`);
+    if (!(error instanceof FieldError)) throw error;
+    const written = isObject(spec) ? error.path : error.path.filter((part) => part !== "spec" && part !== "managed");
+    throw refuse(error.path, `${where} (${name}): ${written.join(".")}: ${error.message}`);
   }
 }
 
@@ -77,22 +108,19 @@ function nest(entry: JsonObject): JsonObject {
   return { ...rest, external: probe === undefined ? {} : { probe } };
 }
 
-function readText(path: string): string {
-  try {
-    return readFileSync(path === "-" ? 0 : path, "utf8");
-  } catch (error) {
-    throw new UsageError(`cannot read ${path}: ${error instanceof Error ? error.message : String(error)}`);
-  }
+/** `.spec.managed.environment["A"]` in its parts. */
+function segmentsOf(field: string): Path {
+  return [...field.matchAll(/\["([^"]*)"\]|\[(\d+)\]|([^.[\]]+)/g)].map(([, key, index, name]) =>
+    index === undefined ? (key ?? name ?? "") : Number(index),
+  );
 }
 
-function parseText(text: string, source: string): JsonValue {
+async function readText(path: string): Promise<string> {
   try {
-    return parse(text) as JsonValue;
+    return path === "-" ? await text(process.stdin) : await readFile(path, "utf8");
   } catch (error) {
-    throw new UsageError(`${source}: ${error instanceof Error ? error.message : String(error)}`);
+    throw new UsageError(
+      `cannot read ${path === "-" ? "standard input" : path}: ${error instanceof Error ? error.message : String(error)}`,
+    );
   }
-}
-
-function isObject(value: JsonValue | undefined): value is JsonObject {
-  return typeof value === "object" && value !== null && !Array.isArray(value);
 }

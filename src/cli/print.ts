@@ -8,8 +8,8 @@ export type OutputFormat = "table" | "json" | "yaml" | "name";
 
 /** Where a command writes, and whether it may use colours. */
 export interface Screen {
-  write(text: string): void;
-  writeError(text: string): void;
+  write(text: string | Uint8Array): void;
+  writeError(text: string | Uint8Array): void;
   readonly colours: boolean;
 }
 
@@ -36,6 +36,11 @@ export function printList<D extends DescMessage>(
 /** One line of JSON for each message: what scripts read from a stream. */
 export function printLine<D extends DescMessage>(screen: Screen, schema: D, message: MessageShape<D>): void {
   screen.write(`${JSON.stringify(toJson(schema, message))}\n`);
+}
+
+/** One YAML document for each message. */
+export function printDocument<D extends DescMessage>(screen: Screen, schema: D, message: MessageShape<D>): void {
+  screen.write(`---\n${stringify(toJson(schema, message))}`);
 }
 
 /** Columns as wide as their widest cell; the last one is not padded. */

@@ -1,8 +1,8 @@
-import { Command, CommanderError } from "commander";
+import { Command, CommanderError, Option } from "commander";
 import { applyManifest } from "./apply.ts";
 import { parseCount, parseDuration, parseFormat, type Session } from "./command.ts";
 import { completionScript } from "./completion.ts";
-import { type CliDefaults, connect, type GlobalOptions } from "./context.ts";
+import { addressOf, type CliDefaults, connect, type GlobalOptions } from "./context.ts";
 import { showEvents } from "./events.ts";
 import { explainService } from "./explain.ts";
 import { exitCodeOf, exitCodes, explain, UsageError } from "./failure.ts";
@@ -39,8 +39,9 @@ export async function runCli(args: readonly string[], options: CliOptions): Prom
     return 0;
   } catch (error) {
     if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : exitCodes.usage;
-    const { address } = connectionOf(program, options, error);
-    options.screen.writeError(`steward: ${explain(error, address)}\n`);
+    const failures: readonly unknown[] = error instanceof AggregateError ? error.errors : [error];
+    for (const each of failures)
+      options.screen.writeError(`steward: ${explain(each, () => addressOf(program.opts(), options.defaults))}\n`);
     return exitCodeOf(error);
   }
 }
@@ -74,9 +75,9 @@ function addServiceCommands(program: Command, options: CliOptions): void {
     .requiredOption("-f, --filename <file>", "the file; - for standard input")
     .option("--plan", "only show what would be done")
     .option("--prune", "delete services of the file's set that it does not list")
-    .option("-o, --output <format>", "table, json or yaml", parseFormat, "table")
+    .option("-o, --output <format>", "table, json or yaml", parseFormat("table", "json", "yaml"), "table")
     .option("--wait", "wait until everything is ready")
-    .option("--timeout <duration>", "how long to wait", parseDuration, 60_000)
+    .addOption(timeout())
     .addHelpText("after", applyHelp)
     .action((given) => applyManifest(session(), given));
   const get = program.command("get").description("list services or routes");
@@ -85,13 +86,13 @@ function addServiceCommands(program: Command, options: CliOptions): void {
     .alias("service")
     .argument("[name...]", "only these")
     .description("list services")
-    .option("-o, --output <format>", "table, json, yaml or name", parseFormat, "table")
+    .option("-o, --output <format>", "table, json, yaml or name", parseFormat("table", "json", "yaml", "name"), "table")
     .option("--filter <filter>", 'such as: kind = managed AND labels.team = "data"')
     .action((names, given) => getServices(session(), names, given));
   get
     .command("routes")
     .description("list routes")
-    .option("-o, --output <format>", "table, json, yaml or name", parseFormat, "table")
+    .option("-o, --output <format>", "table, json, yaml or name", parseFormat("table", "json", "yaml", "name"), "table")
     .action((given) => getRoutes(session(), given));
   program
     .command("describe")
@@ -102,7 +103,7 @@ function addServiceCommands(program: Command, options: CliOptions): void {
     .command("explain")
     .argument("<name>")
     .description("tell why a service is not running, not ready or not routed")
-    .option("-o, --output <format>", "table, json or yaml", parseFormat, "table")
+    .option("-o, --output <format>", "table, json or yaml", parseFormat("table", "json", "yaml"), "table")
     .action((name, given) => explainService(session(), name, given));
   program
     .command("delete")
@@ -111,7 +112,7 @@ function addServiceCommands(program: Command, options: CliOptions): void {
     .option("--force", "stop it first if it runs")
     .option("--if-exists", "succeed if there is no such service")
     .option("--wait", "wait until it is gone")
-    .option("--timeout <duration>", "how long to wait", parseDuration, 60_000)
+    .addOption(timeout())
     .action((name, given) => deleteService(session(), name, given));
   for (const verb of ["start", "restart"] as const) {
     program
@@ -119,7 +120,7 @@ function addServiceCommands(program: Command, options: CliOptions): void {
       .argument("<names...>")
       .description(`${verb} managed services`)
       .option("--wait", "wait until they are ready")
-      .option("--timeout <duration>", "how long to wait", parseDuration, 60_000)
+      .addOption(timeout())
       .action((names, given) => wishServices(session(), verb, names, given));
   }
   program
@@ -129,7 +130,7 @@ function addServiceCommands(program: Command, options: CliOptions): void {
     .option("--all", "all that are wished running; those which depend on others end first")
     .option("--filter <filter>", "with --all: only these, such as: labels.team = data")
     .option("--wait", "wait until they have stopped")
-    .option("--timeout <duration>", "how long to wait", parseDuration, 60_000)
+    .addOption(timeout())
     .action((names: string[], given) => {
       if (names.length > 0 === (given.all === true)) throw new UsageError("stop takes names, or --all");
       return given.all === true ? stopAll(session(), given) : wishServices(session(), "stop", names, given);
@@ -165,7 +166,12 @@ function addWatchCommands(program: Command, options: CliOptions): void {
     .option("--since <cursor>", "only after this revision: REVISION or STORE_UID:REVISION")
     .option("--tail <count>", "begin with the last so many events", parseCount, 20)
     .option("--filter <filter>", "such as: type = instance_exited")
-    .option("-o, --output <format>", "table, json (with -f: one object a line) or yaml", parseFormat, "table")
+    .option(
+      "-o, --output <format>",
+      "table, json (with -f: one object a line) or yaml",
+      parseFormat("table", "json", "yaml"),
+      "table",
+    )
     .action((name, given) => showEvents(session(), name, given));
 }
 
@@ -179,21 +185,31 @@ function addTokenCommands(program: Command, options: CliOptions): void {
     .option("--scope <scope...>", "what it may do at most, such as read:services; default: all that its owner may", [])
     .option("--note <text>", "what it is for")
     .option("--ttl <duration>", "how long it works; default: for ever", parseDuration)
-    .option("-o, --output <format>", "table (the secret alone), json or yaml", parseFormat, "table")
+    .option(
+      "-o, --output <format>",
+      "table (the secret alone), json or yaml",
+      parseFormat("table", "json", "yaml"),
+      "table",
+    )
     .action((service, given) => issueToken(session(), service, given));
   token
     .command("list")
     .argument("[service]", "only of this service")
     .description("list tokens, never their secrets")
     .option("--all", "also those that ended")
-    .option("-o, --output <format>", "table, json, yaml or name", parseFormat, "table")
+    .option("-o, --output <format>", "table, json, yaml or name", parseFormat("table", "json", "yaml", "name"), "table")
     .action((service, given) => listTokens(session(), service, given));
   token
     .command("rotate")
     .argument("<id>")
     .description("issue a successor and let the old token work for an overlap")
     .option("--overlap <duration>", "how long the old token goes on working (default: 24h)", parseDuration)
-    .option("-o, --output <format>", "table (the secret alone), json or yaml", parseFormat, "table")
+    .option(
+      "-o, --output <format>",
+      "table (the secret alone), json or yaml",
+      parseFormat("table", "json", "yaml"),
+      "table",
+    )
     .action((id, given) => rotateToken(session(), id, given));
   token
     .command("revoke")
@@ -207,7 +223,7 @@ function addServerCommands(program: Command, options: CliOptions): void {
   program
     .command("whoami")
     .description("show who this token is and what it may do")
-    .option("-o, --output <format>", "table, json or yaml", parseFormat, "table")
+    .option("-o, --output <format>", "table, json or yaml", parseFormat("table", "json", "yaml"), "table")
     .action((given) => whoAmI(session(), given));
   program
     .command("health")
@@ -225,16 +241,16 @@ function addServerCommands(program: Command, options: CliOptions): void {
     .action((shell) => options.screen.write(completionScript(program, shell)));
 }
 
+function timeout(): Option {
+  return new Option("--timeout <duration>", "how long to wait").argParser(parseDuration).default(60_000, "60s");
+}
+
 function open(program: Command, options: CliOptions): Session {
   return {
     ...connect(program.opts<GlobalOptions>(), options.defaults),
     screen: options.screen,
     signal: options.signal,
   };
-}
-
-function connectionOf(program: Command, options: CliOptions, error: unknown): { address: string } {
-  return error instanceof UsageError ? { address: "" } : connect(program.opts<GlobalOptions>(), options.defaults);
 }
 
 function parseProtocol(text: string): "connect" | "grpc" {

@@ -9,7 +9,8 @@ export async function whoAmI(session: Session, options: { output: OutputFormat }
   if (options.output === "json" || options.output === "yaml")
     return printMessage(session.screen, options.output, WhoAmIResponseSchema, me);
   const expiry = me.tokenExpireTime === undefined ? "never expires" : `expires ${clockTime(me.tokenExpireTime)}`;
-  session.screen.write(`${me.name} ${me.admin ? "(may do everything)" : me.scopes.join(" ")}\n`);
+  const rights = me.admin ? "(may do everything)" : me.scopes.join(" ") || "(may only ask who it is)";
+  session.screen.write(`${me.name} ${rights}\n`);
   session.screen.write(
     `token ${me.tokenId} ${expiry}\nserver ${session.address} (node ${me.node}, version ${me.serverVersion})\n`,
   );

@@ -5,6 +5,7 @@ import { type Service, ServiceSchema, Wish } from "../../gen/steward/v1/service_
 import { WaitCondition } from "../../gen/steward/v1/supervisor_pb.ts";
 import type { Session } from "./command.ts";
 import { eventLine } from "./events.ts";
+import { allDone } from "./failure.ts";
 import { age, clockTime, type OutputFormat, printList, printMessage, printTable } from "./print.ts";
 import { exitWord, routeWord, stateWord } from "./words.ts";
 
@@ -72,7 +73,7 @@ export async function wishServices(
   names: readonly string[],
   options: WaitOptions,
 ): Promise<void> {
-  await throwFirst(names.map((name) => wishService(session, verb, name, options)));
+  await allDone(names.map((name) => wishService(session, verb, name, options)));
 }
 
 /** `steward stop --all`: in one transaction, so that those which depend on others end first. */
@@ -86,7 +87,7 @@ export async function stopAll(session: Session, options: WaitOptions & { filter?
     if (options.wait === true) await waitFor(session, name, WaitCondition.STOPPED, revision, options.timeout);
     session.screen.write(`${name} ${options.wait === true ? done.stop : doing.stop}\n`);
   });
-  await throwFirst(ended);
+  await allDone(ended);
 }
 
 /** `steward reset NAME…`. */
@@ -95,7 +96,7 @@ export async function resetServices(session: Session, names: readonly string[]):
     await session.supervisor.reset({ name }, { signal: session.signal });
     session.screen.write(`${name} reset\n`);
   });
-  await throwFirst(reset);
+  await allDone(reset);
 }
 
 /** `steward signal NAME SIGNAL`. */
@@ -104,13 +105,6 @@ export async function signalService(session: Session, name: string, word: string
   const signal = upper.startsWith("SIG") ? upper : `SIG${upper}`;
   const { instanceId } = await session.supervisor.signal({ name, signal }, { signal: session.signal });
   session.screen.write(`${signal} sent to ${name}, instance ${instanceId}\n`);
-}
-
-/** Waits for all, and fails with the first failure. */
-async function throwFirst(work: readonly Promise<void>[]): Promise<void> {
-  const outcomes = await Promise.allSettled(work);
-  const failed = outcomes.find((outcome) => outcome.status === "rejected");
-  if (failed !== undefined) throw failed.reason;
 }
 
 /** Waits with the server's own call; it fails with what stands in the way. */

@@ -16,8 +16,13 @@ import { paint, type Screen } from "./print.ts";
 /** The name of an enum value without its prefix: `RUNNING`. */
 function enumWord(schema: DescEnum, value: number): string {
   const name = schema.value[value]?.name ?? String(value);
-  const prefix = `${schema.name.replaceAll(/(?<!^)([A-Z])/g, "_$1").toUpperCase()}_`;
+  const prefix = enumPrefix(schema);
   return name.startsWith(prefix) ? name.slice(prefix.length) : name;
+}
+
+/** What the values of an enum begin with: `SERVICE_STATE_`. */
+export function enumPrefix(schema: DescEnum): string {
+  return `${schema.name.replaceAll(/(?<!^)([A-Z])/g, "_$1").toUpperCase()}_`;
 }
 
 export function stateWord(screen: Screen, service: Service): string {

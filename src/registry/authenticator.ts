@@ -1,7 +1,7 @@
 import { timingSafeEqual } from "node:crypto";
 import type { Clock } from "../domain/clock.ts";
 import { AppError } from "../domain/errors.ts";
-import type { Event } from "../domain/event.ts";
+import type { Cursor, Event } from "../domain/event.ts";
 import type { Principal } from "../domain/principal.ts";
 import { type Token, tokenState } from "../domain/token.ts";
 import type { TokenKeys } from "../domain/token-secret.ts";
@@ -43,6 +43,7 @@ export class Authenticator {
   readonly #uses = new Map<string, Date>();
   readonly #stopping = new AbortController();
   #following: Promise<void> | undefined;
+  #refreshing: Promise<unknown> = Promise.resolve();
   #noting: NodeJS.Timeout | undefined;
 
   constructor(options: AuthenticatorOptions) {
@@ -50,10 +51,7 @@ export class Authenticator {
   }
 
   async start(): Promise<void> {
-    const { feed, source } = this.#options;
-    const after = { storeUid: "", revision: feed.head };
-    for (const each of await source.all()) this.#keep(each);
-    this.#following = this.#follow(after);
+    this.#following = this.#follow(await this.#readAll());
     this.#noting = setInterval(() => void this.#noteUses(), noteUseEveryMs);
     this.#noting.unref();
   }
@@ -83,18 +81,42 @@ export class Authenticator {
 
   /** Reads the tokens of a service again: what they may do has changed, or some ended. */
   async refreshService(serviceUid: string): Promise<void> {
-    const fresh = await this.#options.source.ofService(serviceUid);
-    for (const [digest, { token }] of this.#byDigest)
-      if (token.service?.uid === serviceUid) this.#forget(digest, token.id);
-    for (const each of fresh) this.#keep(each);
+    await this.#inTurn(async () => {
+      const fresh = await this.#options.source.ofService(serviceUid);
+      for (const [digest, { token }] of this.#byDigest)
+        if (token.service?.uid === serviceUid) this.#forget(digest, token.id);
+      for (const each of fresh) this.#keep(each);
+    });
   }
 
   async refreshTokens(tokenIds: readonly string[]): Promise<void> {
-    for (const id of tokenIds) {
-      const fresh = await this.#options.source.byId(id);
-      if (fresh !== undefined) this.#keep(fresh);
-      else this.#forget(this.#digestOfId.get(id), id);
-    }
+    await this.#inTurn(async () => {
+      for (const id of tokenIds) {
+        const fresh = await this.#options.source.byId(id);
+        if (fresh !== undefined) this.#keep(fresh);
+        else this.#forget(this.#digestOfId.get(id), id);
+      }
+    });
+  }
+
+  /** One read after the other: an answer that is late must not bring back what a later one has seen end. */
+  #inTurn<T>(read: () => Promise<T>): Promise<T> {
+    const turn = this.#refreshing.then(read);
+    this.#refreshing = turn.catch(() => undefined);
+    return turn;
+  }
+
+  /** Reads everything anew; returns from where on the log tells what changes. */
+  async #readAll(): Promise<Cursor> {
+    const { feed, source } = this.#options;
+    return this.#inTurn(async () => {
+      const from = { storeUid: "", revision: feed.head };
+      const all = await source.all();
+      this.#byDigest.clear();
+      this.#digestOfId.clear();
+      for (const each of all) this.#keep(each);
+      return from;
+    });
   }
 
   #principalOf({ token, ownerAdmin }: TokenWithOwner): Principal {
@@ -113,34 +135,48 @@ export class Authenticator {
     };
   }
 
-  async #follow(from: { storeUid: string; revision: bigint }): Promise<void> {
-    const { feed, onFailure } = this.#options;
+  /** Never ends by itself: who falls out of the log reads everything anew and follows from there. */
+  async #follow(from: Cursor): Promise<void> {
+    const { feed } = this.#options;
     const { signal } = this.#stopping;
-    try {
-      for await (const item of feed.follow({ after: from, matches: touchesTokens, signal })) {
-        if (item.kind === "events") for (const event of item.events) await this.#apply(event);
+    for (let after: Cursor | undefined = from; after !== undefined; ) {
+      try {
+        for await (const item of feed.follow({ after, matches: touchesTokens, signal })) {
+          if (item.kind === "events") for (const event of item.events) await this.#apply(event);
+        }
+        return;
+      } catch (error) {
+        if (signal.aborted) return;
+        this.#options.onFailure(error);
+        await this.#pause();
+        after = await this.#persist(() => this.#readAll());
       }
-    } catch (error) {
-      if (!signal.aborted) onFailure(error);
     }
   }
 
-  /** Keeps trying: while what a token may do is not known, the old answer could be wrong. */
   async #apply(event: Event): Promise<void> {
+    await this.#persist(async () => {
+      if (event.service !== undefined) await this.refreshService(event.service.uid);
+      else if ("tokenId" in event.body)
+        await this.refreshTokens([event.body.tokenId, ...("replacedBy" in event.body ? [event.body.replacedBy] : [])]);
+    });
+  }
+
+  /** Keeps trying until stopped: while what a token may do is not known, the old answer could be wrong. */
+  async #persist<T>(read: () => Promise<T>): Promise<T | undefined> {
     while (!this.#stopping.signal.aborted) {
       try {
-        if (event.service !== undefined) return await this.refreshService(event.service.uid);
-        if ("tokenId" in event.body)
-          return await this.refreshTokens([
-            event.body.tokenId,
-            ...("replacedBy" in event.body ? [event.body.replacedBy] : []),
-          ]);
-        return;
+        return await read();
       } catch (error) {
         this.#options.onFailure(error);
-        await new Promise<void>((resolve) => this.#options.clock.after(200, resolve));
+        await this.#pause();
       }
     }
+    return undefined;
+  }
+
+  #pause(): Promise<void> {
+    return new Promise((resolve) => this.#options.clock.after(200, resolve));
   }
 
   #keep(each: TokenWithOwner): void {

@@ -1,5 +1,6 @@
 import { randomUUID } from "node:crypto";
 import { AppError, invalid, serviceNotFound } from "../domain/errors.ts";
+import { covers } from "../domain/principal.ts";
 import type { Service, ServiceSpec } from "../domain/service.ts";
 import { serviceExists } from "../domain/service-name.ts";
 import { parseServiceSpec, type ServiceSpecInput, type SpecRules, specToInput } from "../domain/service-spec.ts";
@@ -44,6 +45,7 @@ export async function createService(
   if (existing?.wish === "deleted") checkNotDeleting(existing);
   if (existing !== undefined) throw serviceExists(name, existing.name);
   const { spec, apiToken, warnings } = parseServiceSpec(name, request.spec, { forbidden: tools.forbidden, field });
+  checkMayBeAdmin(call, name, spec);
   await tools.hostChecks.check(spec, field);
   const uid = randomUUID();
   const apiTokenSealed = apiToken === undefined ? undefined : tools.keys.seal(apiToken);
@@ -108,6 +110,7 @@ export async function updateService(
   const setName = request.setName ?? service.setName;
   const outcome = { paths, restarts: restarts && spec.kind.type === "managed", warnings: parsed.warnings };
   if (paths.length === 0 && setName === service.setName) return { action: "unchanged", service, ...outcome };
+  checkMayBeAdmin(call, service.name, spec);
   if (restarts) await tools.hostChecks.check(spec, field);
   await tx.updateService(service, {
     spec,
@@ -115,7 +118,9 @@ export async function updateService(
     version: service.version + 1,
     ...(outcome.restarts ? { generation: service.generation + 1 } : {}),
     ...(token === "keep" ? {} : { apiTokenSealed: token === "clear" ? null : tools.keys.seal(token.secret) }),
-    ...(spec.kind.type === "external" ? { status: firstStatus(spec, tools.now()) } : {}),
+    ...(spec.kind.type === "external" && spec.url !== service.spec.url
+      ? { status: firstStatus(spec, tools.now()) }
+      : {}),
   });
   if (token !== "keep") {
     for (const tokenId of await tx.revokeTokens(service.uid, tools.now(), "supplied")) {
@@ -148,11 +153,7 @@ export async function deleteService(
   const outcome = { action: "delete", paths: [], restarts: false, warnings: [] } as const;
   if (service.wish === "deleted") return { ...outcome, service };
   if (!request.force && isActive(service)) throw serviceRuns(service);
-  await tx.updateService(service, {
-    wish: "deleted",
-    generation: service.generation + 1,
-    version: service.version + 1,
-  });
+  await tx.updateService(service, { wish: "deleted", version: service.version + 1 });
   const revoked = await tx.revokeTokens(service.uid, tools.now());
   const changed = await written(tx, service.uid);
   tx.append(
@@ -162,6 +163,19 @@ export async function deleteService(
     tx.append(eventOf(call, changed, { type: "token_revoked", tokenId }, "its service was deleted"));
   await tx.finishDeletion(service.uid);
   return { ...outcome, service: changed };
+}
+
+/** The tokens of an admin service may do everything, and so must whoever makes it one or changes what it runs and is. */
+function checkMayBeAdmin(call: Call, name: string, spec: ServiceSpec): void {
+  if (!spec.admin || covers(call.principal, "*")) return;
+  throw new AppError(
+    "permission_denied",
+    "SCOPE_MISSING",
+    `${name} is to be an admin: that takes a token that may do everything`,
+    {
+      metadata: { scope: "*", service: name },
+    },
+  );
 }
 
 /** Finds a service by its exact name and locks it. */

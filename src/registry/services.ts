@@ -292,7 +292,9 @@ export class Services {
     const name = parseServiceName(wanted.name, `${wanted.field}.name`);
     const service = await tx.serviceByName(name, { lock: true });
     if (service?.name !== name) return createService(tx, call, this.#tools, { name, spec, setName, field });
-    return updateService(tx, call, this.#tools, { service, spec, paths: ["*"], etag: "", setName, field });
+    // Who names no set says nothing about sets: a service of one stays its own.
+    const set = setName === "" ? {} : { setName };
+    return updateService(tx, call, this.#tools, { service, spec, paths: ["*"], etag: "", ...set, field });
   }
 
   async #change(call: Call, work: (tx: RegistryTransaction) => Promise<Outcome>): Promise<Changed> {

@@ -250,14 +250,14 @@ export class Tokens {
   }
 
   #checkScopes(call: Call, scopes: readonly string[], service: string): void {
-    const known = new Set<string>(["inherit", ...allScopes]);
+    const known = new Set<string>(allScopes);
     for (const [index, scope] of scopes.entries()) {
       const field = `scopes[${index}]`;
-      const [name = "", filter] = scope.split("!", 2);
-      if (!known.has(name) || (filter !== undefined && !/^service=[A-Za-z0-9._-]{1,63}$/.test(filter))) {
+      const [, name = ""] = /^([^!]*)(?:!service=[A-Za-z0-9._-]{1,63})?$/.exec(scope) ?? [];
+      if (scope !== "inherit" && !known.has(name)) {
         throw invalid({
           field,
-          description: `${JSON.stringify(scope)} is not one of ${[...known].join(", ")}, with or without !service=NAME`,
+          description: `${JSON.stringify(scope)} is neither inherit nor one of ${[...known].join(", ")}, with or without !service=NAME`,
         });
       }
       // An operator's token that inherits may do everything; what a service's may do depends on the service (checkInherited).

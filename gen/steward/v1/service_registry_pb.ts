@@ -403,6 +403,7 @@ export type ApplyRequest = Message<"steward.v1.ApplyRequest"> & {
 
   /**
    * The set that they belong to. Prune removes only services of this set; a service of another set, or registered by Create, is taken over.
+   * Empty: those that there are stay in the sets that they belong to.
    *
    * @generated from field: string set_name = 2;
    */
