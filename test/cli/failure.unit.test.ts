@@ -3,8 +3,14 @@ import { describe, expect, test } from "vitest";
 import { BadRequestSchema } from "../../gen/google/rpc/error_details_pb.ts";
 import { parseCount, parseDuration, parseFormat } from "../../src/cli/command.ts";
 import { allDone, exitCodeOf, explain, UsageError, wrongFieldsOf } from "../../src/cli/failure.ts";
+import { StewardError } from "../../src/client.ts";
 
 const nowhere = () => "http://h:1";
+
+/** What a command gets when the server answers so. */
+function answer(message: string, code: Code, details?: ConstructorParameters<typeof ConnectError>[3]): StewardError {
+  return new StewardError(new ConnectError(message, code, undefined, details));
+}
 
 test.each([
   [Code.InvalidArgument, 2],
@@ -19,21 +25,21 @@ test.each([
   [Code.Internal, 1],
   [Code.Canceled, 1],
 ])("code %i of the server is exit code %i", (code, exitCode) => {
-  expect(exitCodeOf(new ConnectError("x", code))).toBe(exitCode);
+  expect(exitCodeOf(answer("x", code))).toBe(exitCode);
 });
 
 test("what is no answer of the server has exit codes too", () => {
   expect(exitCodeOf(new UsageError("x"))).toBe(2);
   expect(exitCodeOf(new Error("x"))).toBe(1);
   expect(exitCodeOf("x")).toBe(1);
-  expect(exitCodeOf(new AggregateError([new ConnectError("x", Code.NotFound), new Error("y")]))).toBe(3);
+  expect(exitCodeOf(new AggregateError([answer("x", Code.NotFound), new Error("y")]))).toBe(3);
 });
 
 describe("an error is explained", () => {
   test("by its message, and by what to do about it", () => {
-    expect(explain(new ConnectError("no", Code.NotFound), nowhere)).toBe("no");
-    expect(explain(new ConnectError("no", Code.Unavailable), nowhere)).toContain("Tried http://h:1");
-    expect(explain(new ConnectError("no", Code.Unauthenticated), nowhere)).toContain("STEWARD_TOKEN");
+    expect(explain(answer("no", Code.NotFound), nowhere)).toBe("no");
+    expect(explain(answer("no", Code.Unavailable), nowhere)).toContain("Tried http://h:1");
+    expect(explain(answer("no", Code.Unauthenticated), nowhere)).toContain("STEWARD_TOKEN");
     expect(explain(new Error("no"), nowhere)).toBe("no");
     expect(explain("no", nowhere)).toBe("no");
   });
@@ -43,7 +49,7 @@ describe("an error is explained", () => {
       { field: "a", description: "must be b" },
       { field: "c", description: "must be d" },
     ];
-    const error = new ConnectError("a: must be b (and 1 more)", Code.InvalidArgument, undefined, [
+    const error = answer("a: must be b (and 1 more)", Code.InvalidArgument, [
       { desc: BadRequestSchema, value: { fieldViolations } },
     ]);
 

@@ -77,7 +77,8 @@ describe.each(transportNames)("over %s", (transport) => {
 
     expect(error?.code).toBe(Code.DeadlineExceeded);
     await eventually(() => rig.calls[0]?.signal.aborted);
-    expect(rig.calls[0]?.timeoutMs()).toBe(0);
+    // The client may have given up a moment before the time was over here.
+    await eventually(() => rig.calls[0]?.timeoutMs() === 0);
   });
 
   test("the longest deadline does not overflow", async () => {

@@ -41,7 +41,7 @@ describe.each(points)("a supervisor that is killed at the point %s", (failPoint)
 /** Goes on until the supervisor has died on the way. */
 async function liveThrough(): Promise<void> {
   const steps = [
-    () => trial.crash("web"),
+    async () => trial.crash("web"),
     () => trial.desk.wish("restart", "web"),
     () => trial.desk.wish("stop", "web"),
     () => trial.desk.wish("start", "web"),

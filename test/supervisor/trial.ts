@@ -2,7 +2,6 @@ import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
 import { mkdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
-import { setTimeout as delay } from "node:timers/promises";
 import type { Event } from "../../src/domain/event.ts";
 import type { FailPoint } from "../../src/supervisor/fail-point.ts";
 import { eventually } from "../support/eventually.ts";
@@ -49,7 +48,7 @@ export class Trial {
 
   async close(): Promise<void> {
     await this.killSupervisor();
-    this.directory.clear();
+    await this.directory.clear();
     await this.desk.store.stop();
     await this.#database.drop();
   }
@@ -143,6 +142,11 @@ export class Trial {
     }
   }
 
+  /** Resolves when no process of these services is alive: they were removed. */
+  async gone(names: readonly string[]): Promise<void> {
+    for (const name of names) await eventually(() => this.alive(name) === undefined);
+  }
+
   /** Everything that is wrong with what was recorded, held against what the witnesses say; empty: nothing is. */
   async faults(name: string): Promise<string[]> {
     const history = await this.desk.history(name);
@@ -177,11 +181,6 @@ export class Trial {
       return [];
     }
   }
-}
-
-/** A moment of a random schedule. */
-export function moment(ms: number): Promise<void> {
-  return delay(ms);
 }
 
 function conflict({ body }: Event): string[] {
