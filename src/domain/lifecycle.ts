@@ -423,15 +423,15 @@ function afterFailure(
     case "give_up":
       return gaveUp({ ...ended, failures: judgement.failures }, judgement.reason, message, moment);
     case "restart":
-      return backOff(ended, judgement, isOwn ? before.reason : reasonOf(exit), message, moment);
+      return backOff(ended, judgement, { reason: isOwn ? before.reason : reasonOf(exit), message }, want, moment);
   }
 }
 
 function backOff(
   ended: ServiceStatus,
   judgement: Judgement & { kind: "restart" },
-  reason: string,
-  message: string,
+  { reason, message }: { reason: string; message: string },
+  want: Want,
   { now }: Moment,
 ): Step {
   const { delayMs, failures, recentFailures, inCrashLoop, entersCrashLoop } = judgement;
@@ -452,7 +452,7 @@ function backOff(
   return {
     status,
     events: [{ body, message: inCrashLoop ? `crash loop: ${plan}` : plan }],
-    effects: [{ kind: "wake", at: nextStartTime }],
+    effects: [delayMs === 0 && want.waitingFor.length === 0 ? { kind: "launch" } : { kind: "wake", at: nextStartTime }],
   };
 }
 

@@ -18,19 +18,27 @@ export interface AccountRules {
 }
 
 /**
- * Who services may run as. An answer of the user database, which may be a directory server, is believed for
- * `rememberMs`, so that starting a thousand services does not ask it a thousand times.
+ * Who services may run as. An answer of the user database, which may be a directory server, is believed for `rememberMs`, so that starting a
+ * thousand services does not ask it a thousand times. An older one is believed once more while it is asked again, for `believeMs` at most: a
+ * restart does not wait for it.
  */
 export class Accounts {
   readonly #rules: AccountRules;
   readonly #monotonicMs: () => number;
   readonly #rememberMs: number;
-  readonly #known = new Map<string, { readonly at: number; readonly account: Promise<Account | undefined> }>();
+  readonly #believeMs: number;
+  readonly #lookUpAccount: typeof lookUpAccount;
+  readonly #known = new Map<string, Known>();
 
-  constructor(rules: AccountRules, { monotonicMs = () => performance.now(), rememberMs = 10_000 } = {}) {
+  constructor(
+    rules: AccountRules,
+    { monotonicMs = () => performance.now(), rememberMs = 10_000, believeMs = 600_000, lookUp = lookUpAccount } = {},
+  ) {
+    this.#lookUpAccount = lookUp;
     this.#rules = rules;
     this.#monotonicMs = monotonicMs;
     this.#rememberMs = rememberMs;
+    this.#believeMs = believeMs;
   }
 
   /**
@@ -70,14 +78,29 @@ export class Accounts {
   }
 
   #lookUp(key: string): Promise<Account | undefined> {
-    const now = this.#monotonicMs();
     const known = this.#known.get(key);
-    if (known !== undefined && now - known.at < this.#rememberMs) return known.account;
-    const account = lookUpAccount(key);
-    this.#known.set(key, { at: now, account });
-    account.catch(() => this.#known.delete(key));
-    return account;
+    const ageMs = known === undefined ? Number.POSITIVE_INFINITY : this.#monotonicMs() - known.at;
+    if (known !== undefined && ageMs < this.#rememberMs) return known.account;
+    const asked = this.#ask(key, known);
+    return known !== undefined && ageMs < this.#believeMs ? known.account : asked;
   }
+
+  /** Asks anew. A failure leaves what was known before. */
+  #ask(key: string, before: Known | undefined): Promise<Account | undefined> {
+    const entry = { at: this.#monotonicMs(), account: this.#lookUpAccount(key) };
+    this.#known.set(key, entry);
+    entry.account.catch(() => {
+      if (this.#known.get(key) !== entry) return;
+      if (before === undefined) this.#known.delete(key);
+      else this.#known.set(key, before);
+    });
+    return entry.account;
+  }
+}
+
+interface Known {
+  readonly at: number;
+  readonly account: Promise<Account | undefined>;
 }
 
 /** Asks the user database for a name or a uid. */

@@ -68,7 +68,7 @@ test.each(seeds)(
     for (const each of happenings) await world.meet(each);
     await trial.startSupervisor();
     await trial.settled([...world.registered]);
-  await trial.gone(names.filter((each) => !world.registered.has(each)));
+    await trial.gone(names.filter((each) => !world.registered.has(each)));
     const faults = await Promise.all(names.map((each) => trial?.faults(each)));
 
     expect({ seed, happenings, faults: faults.flat() }).toEqual({ seed, happenings, faults: [] });
