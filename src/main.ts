@@ -21,6 +21,7 @@ import { Explaining } from "./rpc/explain.ts";
 import { serve } from "./rpc/handler.ts";
 import { Metrics } from "./rpc/metrics.ts";
 import { RpcServer } from "./rpc/rpc-server.ts";
+import { SeenRevision } from "./rpc/seen-revision.ts";
 import { serviceRegistry } from "./rpc/service-registry.ts";
 import { supervisor as supervisorHandlers } from "./rpc/supervisor.ts";
 import { Waiting } from "./rpc/wait.ts";
@@ -105,6 +106,8 @@ async function start(config: Config, log: Logger, version: string, started: Stac
   const services = new Services({
     store,
     reader: store.services,
+    revisions: store.specRevisions,
+    processes: { signal: (service, o) => supervisor.signal(service, o) },
     keys,
     hostChecks: new HostChecks({ accounts, path: config.inheritedEnvironment["PATH"] }),
     forbidden,
@@ -211,6 +214,7 @@ async function start(config: Config, log: Logger, version: string, started: Stac
 
   /** The ports are opened early, because services must be told where they are; calls are answered once everything runs. */
   async function openDoor(): Promise<{ server: RpcServer; connect: Address; grpc: Address | undefined }> {
+    const seen = new SeenRevision({ feed, clock });
     const waiting = new Waiting({ feed, registry: services, clock, rules: { routed: keeper !== undefined } });
     const server = new RpcServer({
       services: [
@@ -220,6 +224,7 @@ async function start(config: Config, log: Logger, version: string, started: Stac
             services,
             tokens,
             watch: new ServiceWatch({ feed, registry: services, clock }),
+            seen,
             identity: { version, storeUid, node: config.node },
             clock,
           }),
@@ -231,7 +236,6 @@ async function start(config: Config, log: Logger, version: string, started: Stac
             instances: store.instances,
             routes: store.routes,
             output: { logs: (request) => supervisor.logs(request) },
-            processes: { signal: (service, o) => supervisor.signal(service, o) },
             explaining: new Explaining({
               registry: services,
               observed: {
@@ -247,6 +251,7 @@ async function start(config: Config, log: Logger, version: string, started: Stac
             events: new EventLog(store.events, storeUid),
             watch: new EventWatch({ feed, clock }),
             waiting,
+            seen,
             head: () => feed.head,
           }),
         ),

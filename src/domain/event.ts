@@ -16,8 +16,16 @@ export interface NewEvent {
   /** `operator`, a service's name, or `steward`. */
   readonly actor: string;
   readonly requestId: string | undefined;
+  /** From where the request came that caused it; undefined if none did. */
+  readonly caller?: Caller | undefined;
   /** One sentence for people. Never a secret. */
   readonly message: string;
+}
+
+/** With which token and from which network address a request was made. */
+export interface Caller {
+  readonly tokenId: string;
+  readonly peer: string;
 }
 
 /** Something that happened, in the log for good. */
@@ -36,7 +44,13 @@ export type EventType = EventBody["type"];
 /** What happened, with what else is known of it. The types are those of the proto enum EventType, in lower case. */
 export type EventBody =
   | { readonly type: "service_created" }
-  | { readonly type: "service_updated"; readonly paths: readonly string[]; readonly restarts: boolean }
+  | {
+      readonly type: "service_updated";
+      readonly paths: readonly string[];
+      readonly restarts: boolean;
+      /** The revision whose spec it was given again. */
+      readonly rolledBackTo?: bigint | undefined;
+    }
   | { readonly type: "service_deleted" }
   | { readonly type: "wish_changed"; readonly wish: Wish }
   | { readonly type: "instance_starting"; readonly instanceId: string }

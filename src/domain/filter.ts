@@ -7,17 +7,59 @@ export type Predicate<T> = (thing: T) => boolean;
 
 /** Fields: name, kind, admin, url, wish, state, ready, set_name, labels.KEY. */
 export function serviceFilter(text: string): Predicate<Service> {
-  return compile(text, ["name", "kind", "admin", "url", "wish", "state", "ready", "set_name"], ["labels"], readService);
+  return predicate(parseServiceFilter(text), readService);
 }
 
-/** Fields: service, service_uid, type, actor, node, request_id, revision. */
+/** The same filter for whoever else evaluates it; undefined: everything matches. Throws invalid_argument FILTER_INVALID. */
+export function parseServiceFilter(text: string): ServiceFilter | undefined {
+  return parseFilter(text, serviceFields, ["labels"]);
+}
+
+/** Fields: service, service_uid, type, actor, token_id, peer, node, request_id, revision. */
 export function eventFilter(text: string): Predicate<Event> {
-  return compile(text, ["service", "service_uid", "type", "actor", "node", "request_id", "revision"], [], readEvent);
+  return predicate(parseFilter(text, eventFields, []), readEvent);
 }
 
-type Field = readonly string[];
+/** A filter that was understood. What a comparison means is told by `compare`. */
+export type Filter<F extends string> =
+  | { readonly kind: "and" | "or"; readonly parts: readonly Filter<F>[] }
+  | { readonly kind: "not"; readonly part: Filter<F> }
+  | Comparison<F>;
 
-function readService(service: Service, [field, key]: Field): string | undefined {
+export interface Comparison<F extends string> {
+  readonly kind: "compare";
+  readonly field: F;
+  /** Of a map, which entry. */
+  readonly key: string | undefined;
+  readonly operator: Operator;
+  readonly value: string;
+}
+
+export type Operator = (typeof operators)[number];
+
+export type ServiceFilter = Filter<ServiceField>;
+
+export type ServiceField = (typeof serviceFields)[number] | "labels";
+
+type EventField = (typeof eventFields)[number];
+
+const operators = ["=", "!=", ":", "<", "<=", ">", ">="] as const;
+
+const serviceFields = ["name", "kind", "admin", "url", "wish", "state", "ready", "set_name"] as const;
+
+const eventFields = [
+  "service",
+  "service_uid",
+  "type",
+  "actor",
+  "token_id",
+  "peer",
+  "node",
+  "request_id",
+  "revision",
+] as const;
+
+function readService(service: Service, field: ServiceField, key: string | undefined): string | undefined {
   switch (field) {
     case "name":
       return service.name;
@@ -35,12 +77,12 @@ function readService(service: Service, [field, key]: Field): string | undefined 
       return String(service.status.ready);
     case "set_name":
       return service.setName;
-    default:
-      return key === undefined ? undefined : service.spec.labels[key];
+    case "labels":
+      return key !== undefined && Object.hasOwn(service.spec.labels, key) ? service.spec.labels[key] : undefined;
   }
 }
 
-function readEvent(event: Event, [field]: Field): string | undefined {
+function readEvent(event: Event, field: EventField): string | undefined {
   switch (field) {
     case "service":
       return event.service?.name;
@@ -50,70 +92,95 @@ function readEvent(event: Event, [field]: Field): string | undefined {
       return event.body.type;
     case "actor":
       return event.actor;
+    case "token_id":
+      return event.caller?.tokenId;
+    case "peer":
+      return event.caller?.peer;
     case "node":
       return event.node;
     case "request_id":
       return event.requestId;
-    default:
+    case "revision":
       return String(event.revision);
   }
 }
 
-function compile<T>(
-  text: string,
-  fields: readonly string[],
-  maps: readonly string[],
-  read: (thing: T, field: Field) => string | undefined,
+function predicate<T, F extends string>(
+  filter: Filter<F> | undefined,
+  read: (thing: T, field: F, key: string | undefined) => string | undefined,
 ): Predicate<T> {
-  const tokens = tokenize(text);
-  if (tokens.length === 0) return () => true;
-  const parser = new Parser(tokens, { fields, maps });
-  const tree = parser.parse();
-  return (thing) => evaluate(tree, (field) => read(thing, field));
+  if (filter === undefined) return () => true;
+  return (thing) => evaluate(filter, (field, key) => read(thing, field, key));
 }
 
-type Tree =
-  | { readonly kind: "and" | "or"; readonly parts: readonly Tree[] }
-  | { readonly kind: "not"; readonly part: Tree }
-  | { readonly kind: "compare"; readonly field: Field; readonly operator: string; readonly value: string };
-
-function evaluate(tree: Tree, read: (field: Field) => string | undefined): boolean {
-  switch (tree.kind) {
+function evaluate<F extends string>(
+  filter: Filter<F>,
+  read: (field: F, key: string | undefined) => string | undefined,
+): boolean {
+  switch (filter.kind) {
     case "and":
-      return tree.parts.every((part) => evaluate(part, read));
+      return filter.parts.every((part) => evaluate(part, read));
     case "or":
-      return tree.parts.some((part) => evaluate(part, read));
+      return filter.parts.some((part) => evaluate(part, read));
     case "not":
-      return !evaluate(tree.part, read);
+      return !evaluate(filter.part, read);
     case "compare":
-      return compare(read(tree.field), tree.operator, tree.value);
+      return compare(read(filter.field, filter.key), filter.operator, filter.value);
   }
 }
 
-function compare(actual: string | undefined, operator: string, wanted: string): boolean {
+/** What the database says of the same in SQL (store/service-filter.ts). What is not there only differs. */
+function compare(actual: string | undefined, operator: Operator, wanted: string): boolean {
+  if (actual === undefined) return operator === "!=";
   switch (operator) {
     case ":":
-      return actual !== undefined && (wanted === "*" || actual.toLowerCase().includes(wanted.toLowerCase()));
+      return wanted === "*" || foldCase(actual).includes(foldCase(wanted));
     case "=":
-      return actual !== undefined && equals(actual, wanted);
+      return equals(actual, wanted);
     case "!=":
-      return actual === undefined || !equals(actual, wanted);
-    default:
-      return actual !== undefined && ordered(actual, operator, wanted);
+      return !equals(actual, wanted);
+    case "<":
+    case "<=":
+    case ">":
+    case ">=":
+      return ordered(actual, operator, wanted);
   }
 }
 
 function equals(actual: string, wanted: string): boolean {
-  const [one, other] = [actual.toLowerCase(), wanted.toLowerCase()];
+  const [one, other] = [foldCase(actual), foldCase(wanted)];
   return other.endsWith("*") ? one.startsWith(other.slice(0, -1)) : one === other;
 }
 
-function ordered(actual: string, operator: string, wanted: string): boolean {
-  const numbers = /^\d+$/.test(actual) && /^\d+$/.test(wanted);
-  const [one, other] = numbers ? [BigInt(actual), BigInt(wanted)] : [actual, wanted];
-  if (operator === "<") return one < other;
-  if (operator === "<=") return one <= other;
-  return operator === ">" ? one > other : one >= other;
+/** The case of A to Z does not matter. Of other letters it does: what is their case depends on language and version. */
+export function foldCase(text: string): string {
+  return text.replaceAll(/[A-Z]+/g, (letters) => letters.toLowerCase());
+}
+
+export function isWholeNumber(text: string): boolean {
+  return /^[0-9]+$/.test(text);
+}
+
+function ordered(actual: string, operator: "<" | "<=" | ">" | ">=", wanted: string): boolean {
+  const areNumbers = isWholeNumber(actual) && isWholeNumber(wanted);
+  const order = areNumbers ? Number(BigInt(actual) - BigInt(wanted)) : byCodePoint(actual, wanted);
+  if (operator === "<") return order < 0;
+  if (operator === "<=") return order <= 0;
+  return operator === ">" ? order > 0 : order >= 0;
+}
+
+/** As the bytes of UTF-8 are ordered, which UTF-16 is not. */
+function byCodePoint(one: string, other: string): number {
+  return Buffer.compare(Buffer.from(one), Buffer.from(other));
+}
+
+function parseFilter<F extends string, M extends string>(
+  text: string,
+  fields: readonly F[],
+  maps: readonly M[],
+): Filter<F | M> | undefined {
+  const tokens = tokenize(text);
+  return tokens.length === 0 ? undefined : new Parser(tokens, { fields, maps }).parse();
 }
 
 interface Token {
@@ -131,6 +198,7 @@ function tokenize(text: string): Token[] {
     const match = pattern.exec(text);
     if (match === null) throw filterError(at, "this cannot be understood");
     const [whole, quoted, sign, word] = match;
+    if (/\0|\p{Surrogate}/u.test(whole)) throw filterError(at, "no text has this character");
     if (quoted !== undefined) tokens.push({ kind: "text", text: quoted.slice(1, -1).replaceAll(/\\(.)/g, "$1"), at });
     else if (sign !== undefined) tokens.push({ kind: "sign", text: sign, at });
     else tokens.push({ kind: "word", text: word ?? "", at });
@@ -141,24 +209,24 @@ function tokenize(text: string): Token[] {
 
 const deepest = 32;
 
-class Parser {
+class Parser<F extends string, M extends string> {
   readonly #tokens: readonly Token[];
-  readonly #known: { readonly fields: readonly string[]; readonly maps: readonly string[] };
+  readonly #known: { readonly fields: readonly F[]; readonly maps: readonly M[] };
   #next = 0;
 
-  constructor(tokens: readonly Token[], known: { fields: readonly string[]; maps: readonly string[] }) {
+  constructor(tokens: readonly Token[], known: { fields: readonly F[]; maps: readonly M[] }) {
     this.#tokens = tokens;
     this.#known = known;
   }
 
-  parse(): Tree {
+  parse(): Filter<F | M> {
     const tree = this.#either(0);
     const rest = this.#tokens[this.#next];
     if (rest !== undefined) throw this.#wrong("expected AND, OR or the end");
     return tree;
   }
 
-  #either(depth: number): Tree {
+  #either(depth: number): Filter<F | M> {
     if (depth > deepest) throw this.#wrong(`parentheses may be nested ${deepest} deep`);
     const parts = [this.#both(depth)];
     while (this.#takeWord("OR")) parts.push(this.#both(depth));
@@ -166,14 +234,14 @@ class Parser {
     return parts.length === 1 && only !== undefined ? only : { kind: "or", parts };
   }
 
-  #both(depth: number): Tree {
+  #both(depth: number): Filter<F | M> {
     const parts = [this.#one(depth)];
     while (this.#takeWord("AND")) parts.push(this.#one(depth));
     const [only] = parts;
     return parts.length === 1 && only !== undefined ? only : { kind: "and", parts };
   }
 
-  #one(depth: number): Tree {
+  #one(depth: number): Filter<F | M> {
     if (this.#takeWord("NOT")) return { kind: "not", part: this.#one(depth + 1) };
     if (!this.#takeSign("(")) return this.#comparison();
     const tree = this.#either(depth + 1);
@@ -181,29 +249,31 @@ class Parser {
     return tree;
   }
 
-  #comparison(): Tree {
-    const field = this.#field();
-    const operator = this.#tokens[this.#next];
-    if (operator?.kind !== "sign" || "()".includes(operator.text))
-      throw this.#wrong("expected =, !=, <, <=, >, >= or :");
+  #comparison(): Filter<F | M> {
+    const { field, key } = this.#field();
+    const sign = this.#tokens[this.#next];
+    const operator = sign?.kind === "sign" ? operators.find((each) => each === sign.text) : undefined;
+    if (operator === undefined) throw this.#wrong("expected =, !=, <, <=, >, >= or :");
     this.#next++;
     const value = this.#tokens[this.#next];
     if (value === undefined || value.kind === "sign") throw this.#wrong("expected a value");
     this.#next++;
-    return { kind: "compare", field, operator: operator.text, value: value.text };
+    return { kind: "compare", field, key, operator, value: value.text };
   }
 
-  #field(): Field {
+  #field(): { field: F | M; key: string | undefined } {
     const token = this.#tokens[this.#next];
     if (token?.kind !== "word") throw this.#wrong("expected a field");
+    const { fields, maps } = this.#known;
     const [first = "", ...rest] = token.text.split(".");
-    const isMap = this.#known.maps.includes(first) && rest.length > 0;
-    if (!isMap && !this.#known.fields.includes(token.text)) {
-      const allowed = [...this.#known.fields, ...this.#known.maps.map((map) => `${map}.KEY`)].join(", ");
+    const map = rest.length === 0 ? undefined : maps.find((each) => each === first);
+    const field = map ?? fields.find((each) => each === token.text);
+    if (field === undefined) {
+      const allowed = [...fields, ...maps.map((each) => `${each}.KEY`)].join(", ");
       throw this.#wrong(`there is no field ${JSON.stringify(token.text)}; there are ${allowed}`);
     }
     this.#next++;
-    return isMap ? [first, rest.join(".")] : [token.text];
+    return { field, key: map === undefined ? undefined : rest.join(".") };
   }
 
   #takeWord(word: string): boolean {

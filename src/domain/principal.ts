@@ -50,6 +50,13 @@ export function may(principal: Principal, scope: Scope, service?: string): boole
   });
 }
 
+/** The services that a principal has a scope for; undefined: for all. */
+export function servicesWith(principal: Principal, scope: Scope): readonly string[] | undefined {
+  if (may(principal, scope)) return undefined;
+  const prefix = `${scope}!service=`;
+  return principal.scopes.filter((granted) => granted.startsWith(prefix)).map((granted) => granted.slice(prefix.length));
+}
+
 /** Throws permission_denied unless the principal has the scope. Checked before existence and before details of the request. Source: AIP-211. */
 export function allow(principal: Principal, scope: Scope, service?: string): void {
   if (may(principal, scope, service)) return;

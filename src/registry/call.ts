@@ -15,6 +15,8 @@ export interface Call {
   readonly validateOnly: boolean;
   /** Names this call in its events. */
   readonly callId: string;
+  /** The network address that it came from. */
+  readonly peer: string;
 }
 
 /** An event of this call, of a service or of none. */
@@ -30,6 +32,7 @@ export function eventOf(
       service === undefined ? undefined : { name: service.name, uid: service.uid, generation: service.generation },
     actor: call.principal.name,
     requestId: call.requestId ?? call.callId,
+    caller: { tokenId: call.principal.tokenId, peer: call.peer },
     message,
   };
 }

@@ -31,6 +31,8 @@ export interface Outcome {
   readonly paths: readonly string[];
   readonly restarts: boolean;
   readonly warnings: readonly string[];
+  /** The service as it was, of an update. */
+  readonly before?: Service;
 }
 
 /** Registers a service. `field` is where its spec stands in the request. */
@@ -82,6 +84,7 @@ export async function updateService(
     etag: string;
     setName?: string;
     field: string;
+    rolledBackTo?: bigint;
   },
 ): Promise<Outcome> {
   const { service, field } = request;
@@ -129,16 +132,33 @@ export async function updateService(
     if (token !== "clear") await supplyToken(tx, call, tools, service, token.secret);
   }
   const changed = await written(tx, service.uid);
+  const { rolledBackTo } = request;
   const what = paths.length === 0 ? "the set it belongs to" : paths.join(", ");
+  const how = rolledBackTo === undefined ? "changed" : `rolled back to revision ${rolledBackTo}:`;
   tx.append(
     eventOf(
       call,
       changed,
-      { type: "service_updated", paths, restarts: outcome.restarts },
-      `${call.principal.name} changed ${what}`,
+      { type: "service_updated", paths, restarts: outcome.restarts, rolledBackTo },
+      `${call.principal.name} ${how} ${what}`,
     ),
   );
-  return { action: "update", service: changed, ...outcome };
+  return { action: "update", service: changed, before: service, ...outcome };
+}
+
+/** Gives a service the spec that it had at a revision, but for its api_token: a secret of before does not come back. */
+export async function rollBackService(
+  tx: RegistryTransaction,
+  call: Call,
+  tools: ChangeTools,
+  request: { name: string; etag: string; revision: bigint },
+): Promise<Outcome> {
+  const { name, etag, revision } = request;
+  const service = await lockService(tx, name);
+  const spec = await tx.specAt(service.uid, revision);
+  if (spec === undefined) throw revisionNotFound(name, revision);
+  const asWritten = { spec: specToInput(spec), paths: ["*"], field: "spec" };
+  return updateService(tx, call, tools, { service, etag, ...asWritten, rolledBackTo: revision });
 }
 
 /** Wishes a service gone and ends its tokens at once; removes it if nothing of it lives. */
@@ -200,6 +220,14 @@ function serviceRuns(service: Service): AppError {
       resource: { type: "service", name: service.name },
     },
   );
+}
+
+function revisionNotFound(name: string, revision: bigint): AppError {
+  const message = `${name} had no spec of revision ${revision}, or it is no longer kept`;
+  return new AppError("not_found", "REVISION_NOT_FOUND", message, {
+    metadata: { service: name, revision: String(revision) },
+    resource: { type: "service", name },
+  });
 }
 
 type TokenChange = "keep" | "clear" | { readonly secret: string };

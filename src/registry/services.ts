@@ -1,10 +1,12 @@
 import type { Clock } from "../domain/clock.ts";
 import { invalid, serviceNotFound } from "../domain/errors.ts";
-import { serviceFilter } from "../domain/filter.ts";
+import { parseServiceFilter, type ServiceFilter, serviceFilter } from "../domain/filter.ts";
 import { decodePageToken, encodePageToken, pageSizeOf } from "../domain/page.ts";
 import type { Service } from "../domain/service.ts";
 import { nameKey, parseServiceName } from "../domain/service-name.ts";
+import { formatServiceOrder, parseServiceOrder, type ServiceOrder } from "../domain/service-order.ts";
 import type { ServiceSpecInput, SpecRules } from "../domain/service-spec.ts";
+import type { SpecRevision } from "../domain/spec-revision.ts";
 import type { TokenKeys } from "../domain/token-secret.ts";
 import type { Call } from "./call.ts";
 import {
@@ -13,25 +15,39 @@ import {
   deleteService,
   type HostChecks,
   type Outcome,
+  rollBackService,
   updateService,
 } from "./changes.ts";
 import { checkDependents, checkUnused } from "./dependencies.ts";
-import { decideRestart, decideStart, decideStop, resetService, stopServices, wishService } from "./wishes.ts";
+import { decideRestart, decideStart, decideStop, type Processes, resetService, signalService, stopServices, wishService } from "./wishes.ts";
 import { type RegistryStore, type RegistryTransaction, type RegistryWritten, Writer } from "./writer.ts";
 
 /** What the registry needs of the store to read services. */
 export interface ServiceReader {
   byName(name: string): Promise<{ service: Service | undefined; revision: bigint }>;
+  /** Those that match, in order, each with its place in it. */
   page(o: {
-    afterName: string | undefined;
+    filter: ServiceFilter | undefined;
+    order: ServiceOrder;
+    /** Only services of these names; undefined: of all. */
+    names: readonly string[] | undefined;
+    after: readonly string[] | undefined;
     limit: number;
-  }): Promise<{ services: readonly Service[]; revision: bigint }>;
+  }): Promise<{ services: readonly { service: Service; place: readonly string[] }[]; revision: bigint }>;
   snapshot(): Promise<{ services: readonly Service[]; revision: bigint }>;
+}
+
+/** What the registry needs of the store to read the specs that services had. */
+export interface RevisionReader {
+  /** Newest first, before the given revision. */
+  page(o: { serviceUid: string; before: bigint | undefined; limit: number }): Promise<readonly SpecRevision[]>;
 }
 
 export interface ServicesOptions {
   readonly store: RegistryStore;
   readonly reader: ServiceReader;
+  readonly revisions: RevisionReader;
+  readonly processes: Processes;
   readonly keys: TokenKeys;
   readonly hostChecks: HostChecks;
   /** Addresses of our own that no url may have. */
@@ -48,10 +64,23 @@ export interface Changed {
   readonly warnings: readonly string[];
 }
 
+/** What an update changed. */
+export type Difference = Pick<Outcome, "paths" | "restarts" | "before">;
+
+export type RolledBack = Changed & Difference;
+
 export interface Applied {
   readonly changes: readonly (Omit<Outcome, "warnings"> & { readonly name: string })[];
   readonly revision: bigint;
   readonly warnings: readonly string[];
+}
+
+/** A service as Apply wants it. */
+export interface WantedService {
+  readonly name: string;
+  /** Only if it still is as this etag says. Empty or undefined: however it is. */
+  readonly etag?: string;
+  readonly spec: ServiceSpecInput;
 }
 
 /** What is registered: each change is one transaction, the change and its event. */
@@ -83,33 +112,45 @@ export class Services {
     return { service, revision };
   }
 
-  /** The matching services that `visible` lets through, by name. */
+  /** The matching services, of all or of these names, in the order asked for. */
   async list(request: {
     pageSize: number;
     pageToken: string;
     filter: string;
-    visible: (service: Service) => boolean;
+    orderBy: string;
+    names: readonly string[] | undefined;
   }): Promise<{ services: Service[]; nextPageToken: string; revision: bigint }> {
     const size = pageSizeOf(request);
-    const list = ["services", request.filter];
-    const matches = serviceFilter(request.filter);
-    const services: Service[] = [];
-    let afterName = decodePageToken(list, request.pageToken);
-    let revision: bigint | undefined;
-    for (;;) {
-      const page = await this.#options.reader.page({ afterName, limit: size + 1 });
-      revision ??= page.revision;
-      for (const service of page.services) {
-        if (!matches(service) || !request.visible(service)) continue;
-        if (services.length === size) {
-          const nextPageToken = encodePageToken(list, services[size - 1]?.name ?? "");
-          return { services, nextPageToken, revision };
-        }
-        services.push(service);
-      }
-      afterName = page.services.at(-1)?.name;
-      if (page.services.length <= size) return { services, nextPageToken: "", revision };
-    }
+    const filter = parseServiceFilter(request.filter);
+    const order = parseServiceOrder(request.orderBy);
+    const list = ["services", request.filter, formatServiceOrder(order)];
+    const after = parsePlace(decodePageToken(list, request.pageToken));
+    const names = request.names?.map(nameKey);
+    const page = await this.#options.reader.page({ filter, order, names, after, limit: size + 1 });
+    const last = page.services.length > size ? page.services[size - 1] : undefined;
+    return {
+      services: page.services.slice(0, size).map(({ service }) => service),
+      nextPageToken: last === undefined ? "" : encodePageToken(list, JSON.stringify(last.place)),
+      revision: page.revision,
+    };
+  }
+
+  /** The specs that a service had, newest first. */
+  async revisions(request: {
+    name: string;
+    pageSize: number;
+    pageToken: string;
+  }): Promise<{ revisions: readonly SpecRevision[]; nextPageToken: string; revision: bigint }> {
+    const size = pageSizeOf(request);
+    const { service, revision } = await this.get(request.name);
+    const list = ["revisions", service.uid];
+    const place = decodePageToken(list, request.pageToken);
+    const before = place === undefined ? undefined : BigInt(place);
+    const page = await this.#options.revisions.page({ serviceUid: service.uid, before, limit: size + 1 });
+    const revisions = page.slice(0, size);
+    const last = page.length > size ? revisions.at(-1) : undefined;
+    const nextPageToken = last === undefined ? "" : encodePageToken(list, String(last.revision));
+    return { revisions, nextPageToken, revision };
   }
 
   /** All services and the revision that they are true at together. */
@@ -134,6 +175,21 @@ export class Services {
         await checkDependents(tx, [{ ...outcome, field }]);
       return outcome;
     });
+  }
+
+  /** Gives a service a spec that it had: an update like any other. */
+  async rollBack(call: Call, request: { name: string; etag: string; revision: bigint }): Promise<RolledBack> {
+    const rolledBack = await this.#writer.run(
+      call,
+      async (tx) => {
+        const outcome = await rollBackService(tx, call, this.#tools, request);
+        if (changesDependencies(outcome)) await checkDependents(tx, [{ ...outcome, field: "spec" }]);
+        return outcome;
+      },
+      (written): RolledBack => ({ ...toChanged(written), ...differenceOf(written.value) }),
+    );
+    if (!call.validateOnly) await this.#options.onRightsChanged(rolledBack.service.uid);
+    return rolledBack;
   }
 
   /** Undefined service: it was missing, and that was allowed. */
@@ -161,7 +217,7 @@ export class Services {
   /** Makes a set of services be as listed, all or none. The plan is a dry run of the same code. */
   async apply(
     call: Call,
-    request: { services: readonly { name: string; spec: ServiceSpecInput }[]; setName: string; prune: boolean },
+    request: { services: readonly WantedService[]; setName: string; prune: boolean },
   ): Promise<Applied> {
     checkDistinct(request.services);
     if (request.prune && request.setName === "")
@@ -173,12 +229,11 @@ export class Services {
       call,
       (tx) => this.#applyAll(tx, call, request),
       ({ value, revision, services }): Applied => ({
-        changes: value.map(({ action, paths, restarts, service }) => ({
-          name: service.name,
-          action,
-          paths,
-          restarts,
-          service: services.get(service.uid) ?? service,
+        changes: value.map((outcome) => ({
+          name: outcome.service.name,
+          action: outcome.action,
+          ...differenceOf(outcome),
+          service: services.get(outcome.service.uid) ?? asValidated(outcome),
         })),
         revision,
         warnings: value.flatMap(({ warnings }) => warnings),
@@ -214,6 +269,18 @@ export class Services {
     );
   }
 
+  /** Has a signal sent to an instance of a managed service, the current one unless it is named. */
+  async signal(
+    call: Call,
+    request: { name: string; etag: string; signal: NodeJS.Signals; instanceId: string | undefined },
+  ): Promise<{ instanceId: string; revision: bigint }> {
+    return this.#writer.run(
+      call,
+      (tx) => signalService(tx, call, this.#options.processes, request),
+      ({ value, revision }) => ({ instanceId: value, revision }),
+    );
+  }
+
   /** Forgets what failed. */
   async reset(call: Call, request: { name: string; etag: string }): Promise<Changed> {
     return this.#change(call, (tx) => resetService(tx, call, request));
@@ -222,15 +289,14 @@ export class Services {
   async #applyAll(
     tx: RegistryTransaction,
     call: Call,
-    request: { services: readonly { name: string; spec: ServiceSpecInput }[]; setName: string; prune: boolean },
+    request: { services: readonly WantedService[]; setName: string; prune: boolean },
   ): Promise<Outcome[]> {
     const indexed = request.services.map((wanted, index) => ({ ...wanted, index }));
     const outcomes: Outcome[] = [];
     // Two applies at once lock in one order, by name, and so cannot deadlock.
-    for (const { name, spec, index } of indexed.toSorted((a, b) => (nameKey(a.name) < nameKey(b.name) ? -1 : 1))) {
+    for (const { index, ...wanted } of indexed.toSorted((a, b) => (nameKey(a.name) < nameKey(b.name) ? -1 : 1))) {
       outcomes[index] = await this.#applyOne(tx, call, {
-        name,
-        spec,
+        ...wanted,
         setName: request.setName,
         field: `services[${index}]`,
       });
@@ -285,16 +351,20 @@ export class Services {
   async #applyOne(
     tx: RegistryTransaction,
     call: Call,
-    wanted: { name: string; spec: ServiceSpecInput; setName: string; field: string },
+    wanted: WantedService & { setName: string; field: string },
   ): Promise<Outcome> {
-    const { spec, setName } = wanted;
+    const { spec, setName, etag = "" } = wanted;
     const field = `${wanted.field}.spec`;
     const name = parseServiceName(wanted.name, `${wanted.field}.name`);
     const service = await tx.serviceByName(name, { lock: true });
-    if (service?.name !== name) return createService(tx, call, this.#tools, { name, spec, setName, field });
+    if (service?.name !== name) {
+      // What is gone is not as it was.
+      if (etag !== "") throw serviceNotFound(name);
+      return createService(tx, call, this.#tools, { name, spec, setName, field });
+    }
     // Who names no set says nothing about sets: a service of one stays its own.
     const set = setName === "" ? {} : { setName };
-    return updateService(tx, call, this.#tools, { service, spec, paths: ["*"], etag: "", ...set, field });
+    return updateService(tx, call, this.#tools, { service, spec, paths: ["*"], etag, ...set, field });
   }
 
   async #change(call: Call, work: (tx: RegistryTransaction) => Promise<Outcome>): Promise<Changed> {
@@ -309,7 +379,20 @@ function changesDependencies({ paths }: Outcome): boolean {
 }
 
 function toChanged({ value, revision, services }: RegistryWritten<Outcome>): Changed {
-  return { service: services.get(value.service.uid) ?? value.service, revision, warnings: value.warnings };
+  return { service: services.get(value.service.uid) ?? asValidated(value), revision, warnings: value.warnings };
+}
+
+/** A service that is only validated has no uid: the one that it will have is another. */
+function asValidated({ action, service }: Outcome): Service {
+  return action === "create" ? { ...service, uid: "" } : service;
+}
+
+function differenceOf({ paths, restarts, before }: Outcome): Difference {
+  return { paths, restarts, ...(before === undefined ? {} : { before }) };
+}
+
+function parsePlace(place: string | undefined): readonly string[] | undefined {
+  return place === undefined ? undefined : (JSON.parse(place) as string[]);
 }
 
 function checkDistinct(services: readonly { name: string }[]): void {

@@ -137,12 +137,17 @@ export class Tokens {
     return this.#finish(call, rotated, [rotated.token.id, request.tokenId]);
   }
 
-  /** Ends a token at once; one that ended stays as it is. */
-  async revoke(call: Call, request: { tokenId: string }): Promise<{ token: Token; revision: bigint }> {
+  /** Ends a token at once; one that ended stays as it is. Undefined token: it was missing, and that was allowed. */
+  async revoke(
+    call: Call,
+    request: { tokenId: string; allowMissing?: boolean },
+  ): Promise<{ token: Token | undefined; revision: bigint }> {
     const answer = await this.#writer.run(
       call,
       async (tx) => {
-        const token = await findToken(tx, request.tokenId);
+        const token = await tx.tokenById(request.tokenId);
+        if (token === undefined && request.allowMissing === true) return undefined;
+        if (token === undefined) throw tokenNotFound(request.tokenId);
         if (token.revokeTime !== undefined) return token;
         const revokeTime = this.#options.clock.now();
         await tx.updateToken(token.id, { revokeTime });
@@ -156,7 +161,7 @@ export class Tokens {
         );
         return { ...token, revokeTime };
       },
-      ({ value, revision }) => ({ token: value, revision }),
+      ({ value, revision }) => ({ token: value, revision: value === undefined ? 0n : revision }),
     );
     if (!call.validateOnly) await this.#options.onTokensChanged([request.tokenId]);
     return answer;

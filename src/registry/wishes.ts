@@ -62,6 +62,35 @@ export async function resetService(
   return { ...nothingElse, action: "update", service: changed };
 }
 
+/** What the registry needs of the supervisor: its processes. */
+export interface Processes {
+  /** Sends a signal to an instance, the current one unless it is named, or only looks whether it could. Throws failed_precondition if there is none. */
+  signal(
+    service: ManagedService,
+    o: { readonly signal: NodeJS.Signals; readonly instanceId: string | undefined; readonly lookOnly: boolean },
+  ): Promise<string>;
+}
+
+/**
+ * Has a signal sent to a process, also of a service on its way out; returns the instance. It is sent inside of the transaction that records it: if
+ * that cannot be committed, the caller is told so and may send it again.
+ */
+export async function signalService(
+  tx: RegistryTransaction,
+  call: Call,
+  processes: Processes,
+  request: { name: string; etag: string; signal: NodeJS.Signals; instanceId: string | undefined },
+): Promise<string> {
+  const { name, etag, signal, instanceId } = request;
+  const service = await lockService(tx, name);
+  checkEtag(service, etag);
+  if (!isManaged(service)) throw notManaged(service);
+  const signalled = await processes.signal(service, { signal, instanceId, lookOnly: call.validateOnly });
+  const body = { type: "instance_signalled", instanceId: signalled, signal } as const;
+  tx.append(eventOf(call, service, body, `${call.principal.name} had ${signal} sent to it`));
+  return signalled;
+}
+
 const nothingElse = { paths: [], restarts: false, warnings: [] } as const;
 
 async function carryOut(

@@ -37,6 +37,7 @@ export interface RegistryTransaction {
     },
   ): Promise<void>;
   finishDeletion(uid: string): Promise<boolean>;
+  specAt(uid: string, revision: bigint): Promise<ServiceSpec | undefined>;
   sealedApiToken(uid: string): Promise<Buffer | undefined>;
   insertToken(token: Token & { readonly digest: Buffer; readonly instanceId?: string }): Promise<void>;
   updateToken(id: string, patch: { expireTime?: Date; revokeTime?: Date; replacedBy?: string }): Promise<void>;

@@ -25,6 +25,8 @@ export function eventToProto(event: Event, after: Service | undefined): proto.Ev
     generation: BigInt(event.service?.generation ?? 0),
     actor: event.actor,
     requestId: event.requestId ?? "",
+    tokenId: event.caller?.tokenId ?? "",
+    peer: event.caller?.peer ?? "",
     node: event.node,
     message: event.message,
     payload: payloadOf(event.body),
@@ -49,7 +51,10 @@ type Payload = NonNullable<MessageInitShape<typeof proto.EventSchema>["payload"]
 function payloadOf(body: EventBody): Payload {
   switch (body.type) {
     case "service_updated":
-      return { case: "update", value: { paths: [...body.paths], restarts: body.restarts } };
+      return {
+        case: "update",
+        value: { paths: [...body.paths], restarts: body.restarts, rolledBackTo: body.rolledBackTo ?? 0n },
+      };
     case "wish_changed":
       return { case: "wish", value: { wish: wishes[body.wish] } };
     case "instance_starting":

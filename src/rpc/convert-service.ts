@@ -22,7 +22,8 @@ export function serviceToProto(service: Service, shown: { environment: boolean }
     generation: BigInt(service.generation),
     status: statusToProto(service),
     revision: service.revision,
-    etag: etagOf(service),
+    // Of one that is only validated there is nothing to match yet.
+    etag: service.uid === "" ? "" : etagOf(service),
     createTime: timeToProto(service.createTime),
     updateTime: timeToProto(service.updateTime),
     setName: service.setName,

@@ -12,14 +12,16 @@ export interface RegistryCall {
   readonly validateOnly: boolean;
   /** Names this call in its events. */
   readonly callId: string;
+  /** The network address that it came from. */
+  readonly peer: string;
 }
 
 export function registryCall(
   context: CallContext,
   { requestId, validateOnly }: { readonly requestId: string; readonly validateOnly: boolean },
 ): RegistryCall {
-  const { principal, method, callId } = context;
-  if (requestId === "") return { principal, requestId: undefined, requestHash: "", method, validateOnly, callId };
+  const { principal, method, callId, peer } = context;
+  if (requestId === "") return { principal, requestId: undefined, requestHash: "", method, validateOnly, callId, peer };
   // A UUID is the same in upper and lower case. Source: RFC 9562, 4.
   return {
     principal,
@@ -28,5 +30,6 @@ export function registryCall(
     method,
     validateOnly,
     callId,
+    peer,
   };
 }

@@ -5,17 +5,20 @@ import {
 } from "../../gen/steward/v1/service_registry_pb.ts";
 import type { Clock } from "../domain/clock.ts";
 import { AppError, invalid } from "../domain/errors.ts";
-import { allow, may, type Principal } from "../domain/principal.ts";
+import { allow, may, type Principal, servicesWith } from "../domain/principal.ts";
 import type { Service } from "../domain/service.ts";
 import type { ServiceSpecInput } from "../domain/service-spec.ts";
+import type { SpecRevision } from "../domain/spec-revision.ts";
 import type { Token } from "../domain/token.ts";
 import { allowSome } from "./allow-some.ts";
+import { differencesFor, type ServiceDifference } from "./convert-difference.ts";
 import { serviceFor } from "./convert-service.ts";
-import { specFromProto } from "./convert-spec.ts";
+import { specFromProto, specToProto } from "./convert-spec.ts";
 import { durationFromProto, timeToProto } from "./convert-time.ts";
 import { tokenToProto } from "./convert-token.ts";
 import type { Handlers } from "./handler.ts";
 import { type RegistryCall, registryCall } from "./registry-call.ts";
+import type { SeenRevision } from "./seen-revision.ts";
 import type { ServiceWatch, SnapshotSource } from "./watch-services.ts";
 
 /** What the handlers need of the registry's services. */
@@ -27,7 +30,9 @@ export interface ServiceRoom extends SnapshotSource {
     pageSize: number;
     pageToken: string;
     filter: string;
-    visible: (service: Service) => boolean;
+    orderBy: string;
+    /** Only services of these names; undefined: of all. */
+    names: readonly string[] | undefined;
   }): Promise<{ readonly services: readonly Service[]; readonly nextPageToken: string; readonly revision: bigint }>;
   /** Undefined paths: every field that is given. */
   update(
@@ -40,6 +45,16 @@ export interface ServiceRoom extends SnapshotSource {
       allowMissing: boolean;
     },
   ): Promise<ChangedService>;
+  /** The specs that a service had, newest first. Throws not_found. */
+  revisions(request: { name: string; pageSize: number; pageToken: string }): Promise<{
+    readonly revisions: readonly SpecRevision[];
+    readonly nextPageToken: string;
+    readonly revision: bigint;
+  }>;
+  rollBack(
+    call: RegistryCall,
+    request: { name: string; etag: string; revision: bigint },
+  ): Promise<ChangedService & ServiceDifference & { readonly restarts: boolean }>;
   /** Undefined service: it was missing, and that was allowed. */
   delete(
     call: RegistryCall,
@@ -47,15 +62,17 @@ export interface ServiceRoom extends SnapshotSource {
   ): Promise<{ readonly service: Service | undefined; readonly revision: bigint }>;
   apply(
     call: RegistryCall,
-    request: { services: readonly { name: string; spec: ServiceSpecInput }[]; setName: string; prune: boolean },
+    request: {
+      services: readonly { name: string; etag: string; spec: ServiceSpecInput }[];
+      setName: string;
+      prune: boolean;
+    },
   ): Promise<{
-    readonly changes: readonly {
+    readonly changes: readonly (ServiceDifference & {
       readonly name: string;
       readonly action: AppliedAction;
-      readonly paths: readonly string[];
       readonly restarts: boolean;
-      readonly service: Service;
-    }[];
+    })[];
     readonly revision: bigint;
     readonly warnings: readonly string[];
   }>;
@@ -88,10 +105,11 @@ export interface TokenRoom {
     call: RegistryCall,
     request: { tokenId: string; overlapMs: number | undefined },
   ): Promise<IssuedToken & { readonly replaced: Token }>;
+  /** Undefined token: it was missing, and that was allowed. */
   revoke(
     call: RegistryCall,
-    request: { tokenId: string },
-  ): Promise<{ readonly token: Token; readonly revision: bigint }>;
+    request: { tokenId: string; allowMissing: boolean },
+  ): Promise<{ readonly token: Token | undefined; readonly revision: bigint }>;
 }
 
 export interface IssuedToken {
@@ -111,13 +129,14 @@ export interface ServiceRegistryOptions {
   readonly services: ServiceRoom;
   readonly tokens: TokenRoom;
   readonly watch: ServiceWatch;
+  readonly seen: SeenRevision;
   readonly identity: ServerIdentity;
   readonly clock: Clock;
 }
 
 /** Permission first, before existence and detail; then convert, ask the registry, convert back. */
 export function serviceRegistry(options: ServiceRegistryOptions): Handlers<typeof ServiceRegistryDesc> {
-  return { ...serviceHandlers(options), ...tokenHandlers(options), ...identityHandlers(options) };
+  return { ...serviceHandlers(options), ...historyHandlers(options), ...tokenHandlers(options), ...identityHandlers(options) };
 }
 
 type RegistryHandlers = Handlers<typeof ServiceRegistryDesc>;
@@ -125,6 +144,7 @@ type RegistryHandlers = Handlers<typeof ServiceRegistryDesc>;
 function serviceHandlers({
   services,
   watch,
+  seen,
 }: ServiceRegistryOptions): Pick<
   RegistryHandlers,
   "create" | "get" | "list" | "update" | "delete" | "apply" | "watchServices"
@@ -138,17 +158,19 @@ function serviceHandlers({
       return shown(context.principal, await services.create(registryCall(context, request), { name, spec }));
     },
 
-    async get({ name }, { principal }) {
+    async get({ name, minRevision }, { principal, signal }) {
       allow(principal, "read:services", name);
+      await seen.reached(minRevision, signal);
       const { service, revision } = await services.get(name);
       return { service: serviceFor(principal, service), revision };
     },
 
-    async list(request, { principal }) {
+    async list(request, { principal, signal }) {
       allowSome(principal, "list:services");
-      const visible = (service: Service): boolean => may(principal, "list:services", service.name);
-      const { pageSize, pageToken, filter } = request;
-      const page = await services.list({ pageSize, pageToken, filter, visible });
+      const { pageSize, pageToken, filter, orderBy } = request;
+      const names = servicesWith(principal, "list:services");
+      await seen.reached(request.minRevision, signal);
+      const page = await services.list({ pageSize, pageToken, filter, orderBy, names });
       return { ...page, services: page.services.map((service) => serviceFor(principal, service)) };
     },
 
@@ -182,18 +204,20 @@ function serviceHandlers({
       if (prune) allow(context.principal, "admin:services");
       else allowSome(context.principal, "admin:services");
       for (const { name } of request.services) allow(context.principal, "admin:services", name);
-      const wanted = request.services.map(({ name, spec }, index) => ({
+      const wanted = request.services.map(({ name, etag, spec }, index) => ({
         name,
+        etag,
         spec: specFromProto(spec, `services[${index}].spec`),
       }));
       const applied = await services.apply(registryCall(context, request), { services: wanted, setName, prune });
       return {
-        changes: applied.changes.map(({ name, action, paths, restarts, service }) => ({
-          name,
-          action: applyActions[action],
-          paths: [...paths],
-          restarts,
-          service: serviceFor(context.principal, service),
+        changes: applied.changes.map((change) => ({
+          name: change.name,
+          action: applyActions[change.action],
+          paths: [...change.paths],
+          restarts: change.restarts,
+          service: serviceFor(context.principal, change.service),
+          differences: differencesFor(context.principal, change),
         })),
         revision: applied.revision,
         warnings: [...applied.warnings],
@@ -204,8 +228,41 @@ function serviceHandlers({
   };
 }
 
+function historyHandlers({
+  services,
+  seen,
+}: ServiceRegistryOptions): Pick<RegistryHandlers, "listRevisions" | "rollback"> {
+  return {
+    async listRevisions({ name, pageSize, pageToken, minRevision }, { principal, signal }) {
+      allow(principal, "read:services", name);
+      await seen.reached(minRevision, signal);
+      const page = await services.revisions({ name, pageSize, pageToken });
+      const environment = may(principal, "read:services:environment", name);
+      return {
+        ...page,
+        revisions: page.revisions.map(({ revision, time, actor, paths, spec }) => ({
+          ...{ revision, time: timeToProto(time), actor, paths: [...paths] },
+          spec: specToProto(spec, { environment }),
+        })),
+      };
+    },
+
+    async rollback(request, context) {
+      const { name, etag, revision } = request;
+      allow(context.principal, "admin:services", name);
+      const rolledBack = await services.rollBack(registryCall(context, request), { name, etag, revision });
+      return {
+        ...shown(context.principal, rolledBack),
+        differences: differencesFor(context.principal, rolledBack),
+        restarts: rolledBack.restarts,
+      };
+    },
+  };
+}
+
 function tokenHandlers({
   tokens,
+  seen,
   clock,
 }: ServiceRegistryOptions): Pick<RegistryHandlers, "issueToken" | "listTokens" | "rotateToken" | "revokeToken"> {
   const show = (token: Token) => tokenToProto(token, clock.now());
@@ -218,8 +275,9 @@ function tokenHandlers({
       return { token: show(issued.token), secret: issued.secret, revision: issued.revision };
     },
 
-    async listTokens({ service, showEnded, pageSize, pageToken }, { principal }) {
+    async listTokens({ service, showEnded, pageSize, pageToken, minRevision }, { principal, signal }) {
       allow(principal, "tokens:services", service === "" ? undefined : service);
+      await seen.reached(minRevision, signal);
       const page = await tokens.list({ service, showEnded, pageSize, pageToken });
       return { ...page, tokens: page.tokens.map(show) };
     },
@@ -234,10 +292,10 @@ function tokenHandlers({
     },
 
     async revokeToken(request, context) {
-      const { tokenId } = request;
+      const { tokenId, allowMissing } = request;
       await allowToken(tokens, context.principal, tokenId);
-      const { token, revision } = await tokens.revoke(registryCall(context, request), { tokenId });
-      return { token: show(token), revision };
+      const { token, revision } = await tokens.revoke(registryCall(context, request), { tokenId, allowMissing });
+      return token === undefined ? { revision } : { token: show(token), revision };
     },
   };
 }

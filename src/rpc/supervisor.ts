@@ -17,6 +17,7 @@ import { checkTail, type EventLog } from "./event-log.ts";
 import type { Explaining } from "./explain.ts";
 import type { Handlers } from "./handler.ts";
 import { type RegistryCall, registryCall } from "./registry-call.ts";
+import type { SeenRevision } from "./seen-revision.ts";
 import type { Waiting } from "./wait.ts";
 import { conditionFromProto } from "./wait-condition.ts";
 import type { EventWatch } from "./watch-events.ts";
@@ -32,6 +33,10 @@ export interface WishRoom {
     call: RegistryCall,
     request: { filter: string },
   ): Promise<{ readonly names: string[]; readonly revision: bigint }>;
+  signal(
+    call: RegistryCall,
+    request: { name: string; etag: string; signal: NodeJS.Signals; instanceId: string | undefined },
+  ): Promise<{ readonly instanceId: string; readonly revision: bigint }>;
   /** Throws not_found. */
   get(name: string): Promise<{ readonly service: Service; readonly revision: bigint }>;
 }
@@ -72,15 +77,6 @@ export interface OutputSource {
 
 export type OutputStream = "stdout" | "stderr";
 
-/** What the handlers need of the supervisor: its processes. */
-export interface ProcessSource {
-  /** Sends a signal and records it. Throws failed_precondition if there is no such process. */
-  signal(
-    service: ManagedService,
-    o: { readonly signal: NodeJS.Signals; readonly instanceId: string | undefined; readonly actor: string },
-  ): Promise<{ readonly instanceId: string; readonly revision: bigint }>;
-}
-
 /** What the handlers need of the proxy's side. */
 export interface RouteRepair {
   /** Throws unavailable if the proxy does not answer. */
@@ -97,12 +93,12 @@ export interface SupervisorOptions {
   readonly instances: InstanceReader;
   readonly routes: RouteReader;
   readonly output: OutputSource;
-  readonly processes: ProcessSource;
   readonly explaining: Explaining;
   readonly repair: RouteRepair;
   readonly events: EventLog;
   readonly watch: EventWatch;
   readonly waiting: Waiting;
+  readonly seen: SeenRevision;
   /** The newest revision, for lists that are not of services. */
   readonly head: () => bigint;
 }
@@ -170,19 +166,17 @@ function wishHandlers({
 
 function processHandlers({
   services,
-  processes,
   explaining,
 }: SupervisorOptions): Pick<SupervisorHandlers, "signal" | "explain"> {
   return {
-    async signal({ name, signal, instanceId }, { principal }) {
-      allow(principal, "control:services", name);
-      const { service } = await services.get(name);
-      if (!isManaged(service)) throw notManaged(name);
-      return await processes.signal(service, {
+    async signal(request, context) {
+      const { name, etag, instanceId } = request;
+      allow(context.principal, "control:services", name);
+      return await services.signal(registryCall(context, request), {
+        ...{ name, etag },
         // The rules of the proto let only names of signals through.
-        signal: signal as NodeJS.Signals,
+        signal: request.signal as NodeJS.Signals,
         instanceId: instanceId === "" ? undefined : instanceId,
-        actor: principal.name,
       });
     },
 
@@ -198,15 +192,17 @@ function listHandlers({
   instances,
   routes,
   repair,
+  seen,
   head,
 }: SupervisorOptions): Pick<SupervisorHandlers, "listInstances" | "listRoutes" | "reconcileRoutes"> {
   return {
-    async listInstances(request, { principal }) {
+    async listInstances(request, { principal, signal }) {
       const { service: name, liveOnly } = request;
       allow(principal, "read:services", name === "" ? undefined : name);
       const size = pageSizeOf(request);
       const list = ["instances", name, String(liveOnly)];
       const after = parsePlace(decodePageToken(list, request.pageToken));
+      await seen.reached(request.minRevision, signal);
       const found = name === "" ? undefined : await services.get(name);
       const revision = found?.revision ?? head();
       const page = await instances.page({ serviceUid: found?.service.uid, liveOnly, after, limit: size + 1 });
@@ -216,10 +212,11 @@ function listHandlers({
       return { instances: shown.map(instanceToProto), nextPageToken, revision };
     },
 
-    async listRoutes(request, { principal }) {
+    async listRoutes(request, { principal, signal }) {
       allowSome(principal, "read:routes");
       const size = pageSizeOf(request);
       const list = ["routes"];
+      await seen.reached(request.minRevision, signal);
       const revision = head();
       const page = await visibleRoutes(routes, principal, decodePageToken(list, request.pageToken), size + 1);
       const shown = page.slice(0, size);
@@ -235,7 +232,11 @@ function listHandlers({
   };
 }
 
-function eventHandlers({ events, watch }: SupervisorOptions): Pick<SupervisorHandlers, "listEvents" | "watchEvents"> {
+function eventHandlers({
+  events,
+  watch,
+  seen,
+}: SupervisorOptions): Pick<SupervisorHandlers, "listEvents" | "watchEvents"> {
   return {
     async listEvents(request, { principal, signal }) {
       allowSome(principal, "read:events");
@@ -251,6 +252,7 @@ function eventHandlers({ events, watch }: SupervisorOptions): Pick<SupervisorHan
           (since === undefined || event.time >= since) &&
           isAsked(event),
       };
+      await seen.reached(request.minRevision, signal);
       const page = tail > 0 ? await events.tail(tail, query) : await events.page(query);
       return {
         events: page.events.map((event) => eventToProto(event, undefined)),

@@ -1,5 +1,5 @@
 import type pg from "pg";
-import type { Event } from "../domain/event.ts";
+import type { Caller, Event } from "../domain/event.ts";
 import { decodeEventBody, decodeService, type Json, type ServiceImage } from "./json.ts";
 import { query } from "./postgres.ts";
 
@@ -14,7 +14,7 @@ interface EventRow {
   readonly actor: string;
   readonly request_id: string | null;
   readonly message: string;
-  readonly body: Json<Event["body"]>;
+  readonly body: Json<Event["body"]> & { readonly caller?: Caller };
   readonly after: ServiceImage | null;
 }
 
@@ -74,6 +74,7 @@ export class EventRows {
 }
 
 function decodeEvent(row: EventRow): Event {
+  const { caller, ...body } = row.body;
   return {
     revision: row.revision,
     index: row.index,
@@ -85,8 +86,9 @@ function decodeEvent(row: EventRow): Event {
         : { name: row.service, uid: row.service_uid, generation: Number(row.generation ?? 0) },
     actor: row.actor,
     requestId: row.request_id ?? undefined,
+    caller,
     message: row.message,
-    body: decodeEventBody(row.body),
+    body: decodeEventBody(body),
     after: row.after === null ? undefined : decodeService(row.after),
   };
 }

@@ -102,7 +102,7 @@ export function decodeExit(exit: Json<InstanceExit>): InstanceExit {
  * Members that are undefined are absent in JSON: they come back as undefined by not being there. What a spec of an earlier schema lacks has its
  * default, because that is how it was run.
  */
-function decodeSpec(spec: Json<ServiceSpec>): ServiceSpec {
+export function decodeSpec(spec: Json<ServiceSpec>): ServiceSpec {
   const kind = spec.kind;
   if (kind.type === "external") {
     return { ...spec, url: spec.url, kind: { type: "external", probe: decodeProbe(kind.probe) } };
@@ -171,6 +171,8 @@ function decodeSide(side: Json<SideInstance> | undefined): SideInstance | undefi
 
 export function decodeEventBody(body: Json<EventBody>): EventBody {
   switch (body.type) {
+    case "service_updated":
+      return { ...body, rolledBackTo: body.rolledBackTo === undefined ? undefined : BigInt(body.rolledBackTo) };
     case "instance_exited":
       return { ...body, pid: body.pid, exit: decodeExit(body.exit) };
     case "condition_raised":

@@ -7,6 +7,7 @@ import { AskedTogether } from "./asked-together.ts";
 import { readTogether } from "./commit.ts";
 import { decodeService, factJson, type ServiceImage } from "./json.ts";
 import { brokenConstraint, type Queryable, query } from "./postgres.ts";
+import { type PageQuery, type Place, pageStatement } from "./service-page.ts";
 
 export interface NewService {
   readonly name: string;
@@ -44,18 +45,12 @@ export class ServiceRows {
     return this.#byName.ask(name);
   }
 
-  /** By name, after the given one. */
-  async page(o: { afterName: string | undefined; limit: number }): Promise<{ services: Service[]; revision: bigint }> {
-    const rows = await query<{ head: bigint; image: ServiceImage | null }>(
-      this.#pool,
-      `SELECT head, p.image FROM store LEFT JOIN LATERAL
-         (SELECT s.name_key, service_image(s) AS image FROM services s WHERE $1::text IS NULL OR s.name_key > $1 ORDER BY s.name_key LIMIT $2) p ON true
-       ORDER BY p.name_key`,
-      [o.afterName === undefined ? null : nameKey(o.afterName), o.limit],
-      "page of services",
-    );
+  /** Those that match, in order, each with its place in it. */
+  async page(o: PageQuery): Promise<{ services: { service: Service; place: Place }[]; revision: bigint }> {
+    const { text, values } = pageStatement(o);
+    const rows = await query<{ head: bigint; image: ServiceImage | null; place: Place }>(this.#pool, text, values);
     return {
-      services: rows.flatMap(({ image }) => (image === null ? [] : [decodeService(image)])),
+      services: rows.flatMap(({ image, place }) => (image === null ? [] : [{ service: decodeService(image), place }])),
       revision: rows[0]?.head ?? 0n,
     };
   }

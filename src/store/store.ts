@@ -11,6 +11,7 @@ import { createPool, isUnavailable, type Queryable, query, storeUnavailable } fr
 import { Retention } from "./retention.ts";
 import { RouteRows } from "./routes.ts";
 import { ServiceRows } from "./services.ts";
+import { SpecRevisionRows } from "./spec-revisions.ts";
 import { TokenRows } from "./tokens.ts";
 import { type Appended, Transaction } from "./transaction.ts";
 import { Wakeups } from "./wakeups.ts";
@@ -44,6 +45,7 @@ const settleMs = 5_000;
 /** Everything Postgres. One write is one transaction is one revision. */
 export class Store {
   readonly services: ServiceRows;
+  readonly specRevisions: SpecRevisionRows;
   readonly tokens: TokenRows;
   readonly instances: InstanceRows;
   readonly routes: RouteRows;
@@ -62,6 +64,7 @@ export class Store {
     this.#options = options;
     this.#pool = createPool(connection, (error) => log.warn({ err: error }, "an idle database connection ended"));
     this.services = new ServiceRows(this.#pool);
+    this.specRevisions = new SpecRevisionRows(this.#pool);
     this.tokens = new TokenRows(this.#pool);
     this.instances = new InstanceRows(this.#pool);
     this.routes = new RouteRows(this.#pool);

@@ -1,6 +1,6 @@
-import type { NewEvent } from "../domain/event.ts";
+import type { EventBody, NewEvent } from "../domain/event.ts";
 import type { Route } from "../domain/route.ts";
-import type { Service, Wish } from "../domain/service.ts";
+import type { Service, ServiceSpec, Wish } from "../domain/service.ts";
 import { nameKey } from "../domain/service-name.ts";
 import type { Instance, ServiceStatus } from "../domain/status.ts";
 import type { Token } from "../domain/token.ts";
@@ -23,6 +23,7 @@ import {
   sealedApiToken,
   updateService,
 } from "./services.ts";
+import { specAt } from "./spec-revisions.ts";
 import { insertToken, lockToken, type NewToken, revokeTokens, updateToken } from "./tokens.ts";
 
 /** What the last statement of a transaction tells. */
@@ -110,6 +111,11 @@ export class Transaction {
     return true;
   }
 
+  /** The spec that a service was given at a revision, if it is kept. */
+  async specAt(uid: string, revision: bigint): Promise<ServiceSpec | undefined> {
+    return specAt(this.#on, uid, revision);
+  }
+
   async sealedApiToken(uid: string): Promise<Buffer | undefined> {
     return sealedApiToken(this.#on, uid);
   }
@@ -186,9 +192,20 @@ export class Transaction {
   }
 }
 
-function encodeEvent({ service, after, ...event }: NewEvent & { readonly after?: Service }): object {
+/** The caller is kept beside the body's own members: it is read with it and with nothing else. */
+function encodeEvent({ service, after, caller, body, ...event }: NewEvent & { readonly after?: Service }): object {
   const of = { service: service?.name, serviceUid: service?.uid, generation: service?.generation };
-  return { ...event, ...of, after: after === undefined ? undefined : encodeImage(after) };
+  return {
+    ...event,
+    ...of,
+    body: { ...encodeBody(body), caller },
+    after: after === undefined ? undefined : encodeImage(after),
+  };
+}
+
+function encodeBody(body: EventBody): object {
+  if (body.type !== "service_updated" || body.rolledBackTo === undefined) return body;
+  return { ...body, rolledBackTo: String(body.rolledBackTo) };
 }
 
 /** The image of a service that is gone, as service_image() would have made it. */

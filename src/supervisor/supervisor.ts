@@ -76,20 +76,17 @@ export class Supervisor {
   }
 
   /**
-   * Sends a signal to the process group of an instance, the current one unless it is named, and records that. Throws failed_precondition when there
-   * is no such process.
+   * Sends a signal to the process group of an instance, the current one unless it is named, or only looks whether it could; returns the instance.
+   * Throws failed_precondition when there is no such process.
    */
   async signal(
     service: Service,
-    { signal, instanceId, actor }: { signal: NodeJS.Signals; instanceId: string | undefined; actor: string },
-  ): Promise<{ instanceId: string; revision: bigint }> {
+    { signal, instanceId, lookOnly }: { signal: NodeJS.Signals; instanceId: string | undefined; lookOnly: boolean },
+  ): Promise<string> {
     const handle = this.#runners.get(service.uid)?.find(instanceId)?.handle;
-    if (handle === undefined || !(await signalInstance(handle, this.#options.leftovers, signal)))
-      throw notRunning(service);
-    const body = { type: "instance_signalled", instanceId: handle.instanceId, signal } as const;
-    const message = `${actor} had ${signal} sent to it`;
-    const revision = await this.#options.facts.record({ serviceUid: service.uid, events: [{ body, message }] });
-    return { instanceId: handle.instanceId, revision };
+    if (handle === undefined) throw notRunning(service);
+    if (!lookOnly && !(await signalInstance(handle, this.#options.leftovers, signal))) throw notRunning(service);
+    return handle.instanceId;
   }
 
   /** Starts that wait for their turn. */

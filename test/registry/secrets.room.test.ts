@@ -62,7 +62,7 @@ test("no secret is in the database, in an event, in an answer or in an error", a
   secrets.push(issued.secret, rotated.secret, await tokens.bootstrap(), "7-chars");
   answers.push(issued.token, rotated.token, rotated.replaced);
   answers.push(await services.get("web"), await services.snapshot());
-  answers.push(await services.list({ pageSize: 0, pageToken: "", filter: "", visible: () => true }));
+  answers.push(await services.list({ pageSize: 0, pageToken: "", filter: "", orderBy: "", names: undefined }));
   answers.push(await tokens.list({ service: "", showEnded: true, pageSize: 0, pageToken: "" }));
   answers.push(await services.delete(remembered(), { name: "web", etag: "", force: true, allowMissing: false }));
 

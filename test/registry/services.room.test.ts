@@ -3,8 +3,7 @@ import { describe, expect, test } from "vitest";
 import { etagOf } from "../../src/domain/service.ts";
 import { call, caller, external, managed, operator, Registry } from "./workbench.ts";
 
-const everything = () => true;
-const listed = { pageSize: 0, pageToken: "", filter: "", visible: everything };
+const listed = { pageSize: 0, pageToken: "", filter: "", orderBy: "", names: undefined };
 
 describe("creating a service", () => {
   test("makes it wished running, with one event, and returns it as it is stored", async () => {
@@ -134,7 +133,7 @@ describe("listing services", () => {
       ...listed,
       pageSize: 2,
       filter: "labels.of = a",
-      visible: ({ name }) => name !== "a1",
+      names: ["A2", "a3", "b1", "none"],
     });
 
     expect(page.services.map(({ name }) => name)).toEqual(["a2", "a3"]);

@@ -52,6 +52,7 @@ export function call(given: Partial<Call> = {}): Call {
     method: "/steward.v1.ServiceRegistry/Test",
     validateOnly: false,
     callId: randomUUID(),
+    peer: "192.0.2.1:5000",
     ...given,
   };
 }
@@ -78,6 +79,8 @@ export class Registry {
   readonly keys = new TokenKeys(Buffer.alloc(32, 7));
   readonly store: Store;
   readonly failures: unknown[] = [];
+  /** What was sent to processes, of which there are none. */
+  readonly signals: NodeJS.Signals[] = [];
   readonly services: Services;
   readonly tokens: Tokens;
   #feed: Feed | undefined;
@@ -94,6 +97,13 @@ export class Registry {
     this.services = new Services({
       store,
       reader: store.services,
+      revisions: store.specRevisions,
+      processes: {
+        signal: async (_, { signal, instanceId = "the current one", lookOnly }) => {
+          if (!lookOnly) this.signals.push(signal);
+          return instanceId;
+        },
+      },
       keys,
       hostChecks: new HostChecks({ accounts, path: "/usr/bin:/bin" }),
       forbidden: [{ host: "127.0.0.1", port: 7700 }],

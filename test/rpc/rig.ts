@@ -113,6 +113,8 @@ function emptyRegistry(): RegistryHandlers {
     update: missing,
     delete: missing,
     apply: missing,
+    listRevisions: missing,
+    rollback: missing,
     async *watchServices() {},
     issueToken: missing,
     listTokens: missing,

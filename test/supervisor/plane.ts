@@ -72,6 +72,8 @@ export class Plane {
     this.services = new Services({
       store,
       reader: store.services,
+      revisions: store.specRevisions,
+      processes: { signal: (service, o) => this.supervisor.signal(service, o) },
       keys,
       hostChecks: new HostChecks({ accounts: this.#accounts, path }),
       forbidden: [],
@@ -255,5 +257,6 @@ function call(method: string): Call {
     method,
     validateOnly: false,
     callId: method,
+    peer: "192.0.2.1:5000",
   };
 }

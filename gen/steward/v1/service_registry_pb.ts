@@ -5,11 +5,11 @@
 import type { GenEnum, GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
 import { enumDesc, fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2";
 import { file_buf_validate_validate } from "../../buf/validate/validate_pb.ts";
-import type { Duration, FieldMask, Timestamp } from "@bufbuild/protobuf/wkt";
-import { file_google_protobuf_duration, file_google_protobuf_field_mask, file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
+import type { Duration, FieldMask, Timestamp, Value } from "@bufbuild/protobuf/wkt";
+import { file_google_protobuf_duration, file_google_protobuf_field_mask, file_google_protobuf_struct, file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
 import type { Cursor, WatchOpened, WatchProgress, WatchSnapshotEnd } from "./event_pb.ts";
 import { file_steward_v1_event } from "./event_pb.ts";
-import type { Service } from "./service_pb.ts";
+import type { Service, ServiceSpec } from "./service_pb.ts";
 import { file_steward_v1_service } from "./service_pb.ts";
 import type { Token } from "./token_pb.ts";
 import { file_steward_v1_token } from "./token_pb.ts";
@@ -19,7 +19,7 @@ import type { Message, UnknownEnum } from "@bufbuild/protobuf";
  * Describes the file steward/v1/service_registry.proto.
  */
 export const file_steward_v1_service_registry: GenFile = /*@__PURE__*/
-  fileDesc("CiFzdGV3YXJkL3YxL3NlcnZpY2VfcmVnaXN0cnkucHJvdG8SCnN0ZXdhcmQudjEixQEKDUNyZWF0ZVJlcXVlc3QSTgoKc2VydmljZV9pZBgBIAEoCUI6ukg3cjUQARg/Mi9eW0EtWmEtejAtOV0oW0EtWmEtejAtOS5fLV17MCw2MX1bQS1aYS16MC05XSk/JBIsCgdzZXJ2aWNlGAIgASgLMhMuc3Rld2FyZC52MS5TZXJ2aWNlQga6SAPIAQESHwoKcmVxdWVzdF9pZBgDIAEoCUILukgI2AEBcgOwAQESFQoNdmFsaWRhdGVfb25seRgEIAEoCCJaCg5DcmVhdGVSZXNwb25zZRIkCgdzZXJ2aWNlGAEgASgLMhMuc3Rld2FyZC52MS5TZXJ2aWNlEhAKCHJldmlzaW9uGAIgASgDEhAKCHdhcm5pbmdzGAMgAygJIiUKCkdldFJlcXVlc3QSFwoEbmFtZRgBIAEoCUIJukgGcgQQARg/IkUKC0dldFJlc3BvbnNlEiQKB3NlcnZpY2UYASABKAsyEy5zdGV3YXJkLnYxLlNlcnZpY2USEAoIcmV2aXNpb24YAiABKAMiYQoLTGlzdFJlcXVlc3QSGgoJcGFnZV9zaXplGAEgASgFQge6SAQaAigAEhwKCnBhZ2VfdG9rZW4YAiABKAlCCLpIBXIDGIAQEhgKBmZpbHRlchgDIAEoCUIIukgFcgMYgCAiYAoMTGlzdFJlc3BvbnNlEiUKCHNlcnZpY2VzGAEgAygLMhMuc3Rld2FyZC52MS5TZXJ2aWNlEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCRIQCghyZXZpc2lvbhgDIAEoAyK9AQoNVXBkYXRlUmVxdWVzdBIsCgdzZXJ2aWNlGAEgASgLMhMuc3Rld2FyZC52MS5TZXJ2aWNlQga6SAPIAQESLwoLdXBkYXRlX21hc2sYAiABKAsyGi5nb29nbGUucHJvdG9idWYuRmllbGRNYXNrEhUKDWFsbG93X21pc3NpbmcYAyABKAgSHwoKcmVxdWVzdF9pZBgEIAEoCUILukgI2AEBcgOwAQESFQoNdmFsaWRhdGVfb25seRgFIAEoCCJaCg5VcGRhdGVSZXNwb25zZRIkCgdzZXJ2aWNlGAEgASgLMhMuc3Rld2FyZC52MS5TZXJ2aWNlEhAKCHJldmlzaW9uGAIgASgDEhAKCHdhcm5pbmdzGAMgAygJIp4BCg1EZWxldGVSZXF1ZXN0EhcKBG5hbWUYASABKAlCCbpIBnIEEAEYPxIWCgRldGFnGAIgASgJQgi6SAVyAxiAARINCgVmb3JjZRgDIAEoCBIVCg1hbGxvd19taXNzaW5nGAQgASgIEh8KCnJlcXVlc3RfaWQYBSABKAlCC7pICNgBAXIDsAEBEhUKDXZhbGlkYXRlX29ubHkYBiABKAgiSAoORGVsZXRlUmVzcG9uc2USJAoHc2VydmljZRgBIAEoCzITLnN0ZXdhcmQudjEuU2VydmljZRIQCghyZXZpc2lvbhgCIAEoAyLUAQoMQXBwbHlSZXF1ZXN0EjAKCHNlcnZpY2VzGAEgAygLMhMuc3Rld2FyZC52MS5TZXJ2aWNlQgm6SAaSAQMQkE4SSwoIc2V0X25hbWUYAiABKAlCObpINnI0MjJeKFtBLVphLXowLTldKFtBLVphLXowLTkuXy1dezAsNjF9W0EtWmEtejAtOV0pPyk/JBINCgVwcnVuZRgDIAEoCBIfCgpyZXF1ZXN0X2lkGAQgASgJQgu6SAjYAQFyA7ABARIVCg12YWxpZGF0ZV9vbmx5GAUgASgIImAKDUFwcGx5UmVzcG9uc2USKwoHY2hhbmdlcxgBIAMoCzIaLnN0ZXdhcmQudjEuQXBwbGllZFNlcnZpY2USEAoIcmV2aXNpb24YAiABKAMSEAoId2FybmluZ3MYAyADKAkijgEKDkFwcGxpZWRTZXJ2aWNlEgwKBG5hbWUYASABKAkSJwoGYWN0aW9uGAIgASgOMhcuc3Rld2FyZC52MS5BcHBseUFjdGlvbhINCgVwYXRocxgDIAMoCRIQCghyZXN0YXJ0cxgEIAEoCBIkCgdzZXJ2aWNlGAUgASgLMhMuc3Rld2FyZC52MS5TZXJ2aWNlIokBChRXYXRjaFNlcnZpY2VzUmVxdWVzdBIhCgVhZnRlchgBIAEoCzISLnN0ZXdhcmQudjEuQ3Vyc29yEhgKBmZpbHRlchgCIAEoCUIIukgFcgMYgCASNAoRcHJvZ3Jlc3NfaW50ZXJ2YWwYAyABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24igQIKFVdhdGNoU2VydmljZXNSZXNwb25zZRIiCgZjdXJzb3IYASABKAsyEi5zdGV3YXJkLnYxLkN1cnNvchIpCgZvcGVuZWQYAiABKAsyFy5zdGV3YXJkLnYxLldhdGNoT3BlbmVkSAASKQoFYmF0Y2gYAyABKAsyGC5zdGV3YXJkLnYxLlNlcnZpY2VCYXRjaEgAEjQKDHNuYXBzaG90X2VuZBgEIAEoCzIcLnN0ZXdhcmQudjEuV2F0Y2hTbmFwc2hvdEVuZEgAEi0KCHByb2dyZXNzGAUgASgLMhkuc3Rld2FyZC52MS5XYXRjaFByb2dyZXNzSABCCQoHbWVzc2FnZSI6CgxTZXJ2aWNlQmF0Y2gSKgoHY2hhbmdlcxgBIAMoCzIZLnN0ZXdhcmQudjEuU2VydmljZUNoYW5nZSJiCg1TZXJ2aWNlQ2hhbmdlEisKBHR5cGUYASABKA4yHS5zdGV3YXJkLnYxLlNlcnZpY2VDaGFuZ2VUeXBlEiQKB3NlcnZpY2UYAiABKAsyEy5zdGV3YXJkLnYxLlNlcnZpY2Ui3AEKEUlzc3VlVG9rZW5SZXF1ZXN0EhgKB3NlcnZpY2UYASABKAlCB7pIBHICGD8SIQoGc2NvcGVzGAIgAygJQhG6SA6SAQsQQCIHcgUQARiAAhIWCgRub3RlGAMgASgJQgi6SAVyAxiAAhI6CgN0dGwYBCABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb25CErpID6oBDCIGCICGsJYBMgIIARIfCgpyZXF1ZXN0X2lkGAUgASgJQgu6SAjYAQFyA7ABARIVCg12YWxpZGF0ZV9vbmx5GAYgASgIIl0KEklzc3VlVG9rZW5SZXNwb25zZRIgCgV0b2tlbhgBIAEoCzIRLnN0ZXdhcmQudjEuVG9rZW4SEwoGc2VjcmV0GAIgASgJQgOAAQESEAoIcmV2aXNpb24YAyABKAMiewoRTGlzdFRva2Vuc1JlcXVlc3QSGAoHc2VydmljZRgBIAEoCUIHukgEcgIYPxISCgpzaG93X2VuZGVkGAIgASgIEhoKCXBhZ2Vfc2l6ZRgDIAEoBUIHukgEGgIoABIcCgpwYWdlX3Rva2VuGAQgASgJQgi6SAVyAxiAECJiChJMaXN0VG9rZW5zUmVzcG9uc2USIQoGdG9rZW5zGAEgAygLMhEuc3Rld2FyZC52MS5Ub2tlbhIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkSEAoIcmV2aXNpb24YAyABKAMipAEKElJvdGF0ZVRva2VuUmVxdWVzdBIaCgh0b2tlbl9pZBgBIAEoCUIIukgFcgOwAQESOgoHb3ZlcmxhcBgCIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbkIOukgLqgEIIgQIgPUkMgASHwoKcmVxdWVzdF9pZBgDIAEoCUILukgI2AEBcgOwAQESFQoNdmFsaWRhdGVfb25seRgEIAEoCCKDAQoTUm90YXRlVG9rZW5SZXNwb25zZRIgCgV0b2tlbhgBIAEoCzIRLnN0ZXdhcmQudjEuVG9rZW4SEwoGc2VjcmV0GAIgASgJQgOAAQESIwoIcmVwbGFjZWQYAyABKAsyES5zdGV3YXJkLnYxLlRva2VuEhAKCHJldmlzaW9uGAQgASgDImgKElJldm9rZVRva2VuUmVxdWVzdBIaCgh0b2tlbl9pZBgBIAEoCUIIukgFcgOwAQESHwoKcmVxdWVzdF9pZBgCIAEoCUILukgI2AEBcgOwAQESFQoNdmFsaWRhdGVfb25seRgDIAEoCCJJChNSZXZva2VUb2tlblJlc3BvbnNlEiAKBXRva2VuGAEgASgLMhEuc3Rld2FyZC52MS5Ub2tlbhIQCghyZXZpc2lvbhgCIAEoAyIPCg1XaG9BbUlSZXF1ZXN0IugBCg5XaG9BbUlSZXNwb25zZRInCgRraW5kGAEgASgOMhkuc3Rld2FyZC52MS5QcmluY2lwYWxLaW5kEgwKBG5hbWUYAiABKAkSDQoFYWRtaW4YAyABKAgSDgoGc2NvcGVzGAQgAygJEhAKCHRva2VuX2lkGAUgASgJEjUKEXRva2VuX2V4cGlyZV90aW1lGAYgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIWCg5zZXJ2ZXJfdmVyc2lvbhgHIAEoCRIRCglzdG9yZV91aWQYCCABKAkSDAoEbm9kZRgJIAEoCSqSAQoLQXBwbHlBY3Rpb24SHAoYQVBQTFlfQUNUSU9OX1VOU1BFQ0lGSUVEEAASGgoWQVBQTFlfQUNUSU9OX1VOQ0hBTkdFRBABEhcKE0FQUExZX0FDVElPTl9DUkVBVEUQAhIXChNBUFBMWV9BQ1RJT05fVVBEQVRFEAMSFwoTQVBQTFlfQUNUSU9OX0RFTEVURRAEKpkBChFTZXJ2aWNlQ2hhbmdlVHlwZRIjCh9TRVJWSUNFX0NIQU5HRV9UWVBFX1VOU1BFQ0lGSUVEEAASIAocU0VSVklDRV9DSEFOR0VfVFlQRV9TTkFQU0hPVBABEh8KG1NFUlZJQ0VfQ0hBTkdFX1RZUEVfQ0hBTkdFRBACEhwKGFNFUlZJQ0VfQ0hBTkdFX1RZUEVfR09ORRADKmgKDVByaW5jaXBhbEtpbmQSHgoaUFJJTkNJUEFMX0tJTkRfVU5TUEVDSUZJRUQQABIbChdQUklOQ0lQQUxfS0lORF9PUEVSQVRPUhABEhoKFlBSSU5DSVBBTF9LSU5EX1NFUlZJQ0UQAjKABwoPU2VydmljZVJlZ2lzdHJ5Ej8KBkNyZWF0ZRIZLnN0ZXdhcmQudjEuQ3JlYXRlUmVxdWVzdBoaLnN0ZXdhcmQudjEuQ3JlYXRlUmVzcG9uc2USOwoDR2V0EhYuc3Rld2FyZC52MS5HZXRSZXF1ZXN0Ghcuc3Rld2FyZC52MS5HZXRSZXNwb25zZSIDkAIBEj4KBExpc3QSFy5zdGV3YXJkLnYxLkxpc3RSZXF1ZXN0Ghguc3Rld2FyZC52MS5MaXN0UmVzcG9uc2UiA5ACARJECgZVcGRhdGUSGS5zdGV3YXJkLnYxLlVwZGF0ZVJlcXVlc3QaGi5zdGV3YXJkLnYxLlVwZGF0ZVJlc3BvbnNlIgOQAgISRAoGRGVsZXRlEhkuc3Rld2FyZC52MS5EZWxldGVSZXF1ZXN0Ghouc3Rld2FyZC52MS5EZWxldGVSZXNwb25zZSIDkAICEjwKBUFwcGx5Ehguc3Rld2FyZC52MS5BcHBseVJlcXVlc3QaGS5zdGV3YXJkLnYxLkFwcGx5UmVzcG9uc2USWwoNV2F0Y2hTZXJ2aWNlcxIgLnN0ZXdhcmQudjEuV2F0Y2hTZXJ2aWNlc1JlcXVlc3QaIS5zdGV3YXJkLnYxLldhdGNoU2VydmljZXNSZXNwb25zZSIDkAIBMAESSwoKSXNzdWVUb2tlbhIdLnN0ZXdhcmQudjEuSXNzdWVUb2tlblJlcXVlc3QaHi5zdGV3YXJkLnYxLklzc3VlVG9rZW5SZXNwb25zZRJQCgpMaXN0VG9rZW5zEh0uc3Rld2FyZC52MS5MaXN0VG9rZW5zUmVxdWVzdBoeLnN0ZXdhcmQudjEuTGlzdFRva2Vuc1Jlc3BvbnNlIgOQAgESTgoLUm90YXRlVG9rZW4SHi5zdGV3YXJkLnYxLlJvdGF0ZVRva2VuUmVxdWVzdBofLnN0ZXdhcmQudjEuUm90YXRlVG9rZW5SZXNwb25zZRJTCgtSZXZva2VUb2tlbhIeLnN0ZXdhcmQudjEuUmV2b2tlVG9rZW5SZXF1ZXN0Gh8uc3Rld2FyZC52MS5SZXZva2VUb2tlblJlc3BvbnNlIgOQAgISRAoGV2hvQW1JEhkuc3Rld2FyZC52MS5XaG9BbUlSZXF1ZXN0Ghouc3Rld2FyZC52MS5XaG9BbUlSZXNwb25zZSIDkAIBYgZwcm90bzM", [file_buf_validate_validate, file_google_protobuf_duration, file_google_protobuf_field_mask, file_google_protobuf_timestamp, file_steward_v1_event, file_steward_v1_service, file_steward_v1_token]);
+  fileDesc("CiFzdGV3YXJkL3YxL3NlcnZpY2VfcmVnaXN0cnkucHJvdG8SCnN0ZXdhcmQudjEixQEKDUNyZWF0ZVJlcXVlc3QSTgoKc2VydmljZV9pZBgBIAEoCUI6ukg3cjUQARg/Mi9eW0EtWmEtejAtOV0oW0EtWmEtejAtOS5fLV17MCw2MX1bQS1aYS16MC05XSk/JBIsCgdzZXJ2aWNlGAIgASgLMhMuc3Rld2FyZC52MS5TZXJ2aWNlQga6SAPIAQESHwoKcmVxdWVzdF9pZBgDIAEoCUILukgI2AEBcgOwAQESFQoNdmFsaWRhdGVfb25seRgEIAEoCCJaCg5DcmVhdGVSZXNwb25zZRIkCgdzZXJ2aWNlGAEgASgLMhMuc3Rld2FyZC52MS5TZXJ2aWNlEhAKCHJldmlzaW9uGAIgASgDEhAKCHdhcm5pbmdzGAMgAygJIkQKCkdldFJlcXVlc3QSFwoEbmFtZRgBIAEoCUIJukgGcgQQARg/Eh0KDG1pbl9yZXZpc2lvbhgCIAEoA0IHukgEIgIoACJFCgtHZXRSZXNwb25zZRIkCgdzZXJ2aWNlGAEgASgLMhMuc3Rld2FyZC52MS5TZXJ2aWNlEhAKCHJldmlzaW9uGAIgASgDIpwBCgtMaXN0UmVxdWVzdBIaCglwYWdlX3NpemUYASABKAVCB7pIBBoCKAASHAoKcGFnZV90b2tlbhgCIAEoCUIIukgFcgMYgBASGAoGZmlsdGVyGAMgASgJQgi6SAVyAxiAIBIaCghvcmRlcl9ieRgEIAEoCUIIukgFcgMYgAISHQoMbWluX3JldmlzaW9uGAUgASgDQge6SAQiAigAImAKDExpc3RSZXNwb25zZRIlCghzZXJ2aWNlcxgBIAMoCzITLnN0ZXdhcmQudjEuU2VydmljZRIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkSEAoIcmV2aXNpb24YAyABKAMivQEKDVVwZGF0ZVJlcXVlc3QSLAoHc2VydmljZRgBIAEoCzITLnN0ZXdhcmQudjEuU2VydmljZUIGukgDyAEBEi8KC3VwZGF0ZV9tYXNrGAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLkZpZWxkTWFzaxIVCg1hbGxvd19taXNzaW5nGAMgASgIEh8KCnJlcXVlc3RfaWQYBCABKAlCC7pICNgBAXIDsAEBEhUKDXZhbGlkYXRlX29ubHkYBSABKAgiWgoOVXBkYXRlUmVzcG9uc2USJAoHc2VydmljZRgBIAEoCzITLnN0ZXdhcmQudjEuU2VydmljZRIQCghyZXZpc2lvbhgCIAEoAxIQCgh3YXJuaW5ncxgDIAMoCSKeAQoNRGVsZXRlUmVxdWVzdBIXCgRuYW1lGAEgASgJQgm6SAZyBBABGD8SFgoEZXRhZxgCIAEoCUIIukgFcgMYgAESDQoFZm9yY2UYAyABKAgSFQoNYWxsb3dfbWlzc2luZxgEIAEoCBIfCgpyZXF1ZXN0X2lkGAUgASgJQgu6SAjYAQFyA7ABARIVCg12YWxpZGF0ZV9vbmx5GAYgASgIIkgKDkRlbGV0ZVJlc3BvbnNlEiQKB3NlcnZpY2UYASABKAsyEy5zdGV3YXJkLnYxLlNlcnZpY2USEAoIcmV2aXNpb24YAiABKAMiiAEKFExpc3RSZXZpc2lvbnNSZXF1ZXN0EhcKBG5hbWUYASABKAlCCbpIBnIEEAEYPxIaCglwYWdlX3NpemUYAiABKAVCB7pIBBoCKAASHAoKcGFnZV90b2tlbhgDIAEoCUIIukgFcgMYgBASHQoMbWluX3JldmlzaW9uGAQgASgDQge6SAQiAigAIm8KFUxpc3RSZXZpc2lvbnNSZXNwb25zZRIrCglyZXZpc2lvbnMYASADKAsyGC5zdGV3YXJkLnYxLlNwZWNSZXZpc2lvbhIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkSEAoIcmV2aXNpb24YAyABKAMijwEKDFNwZWNSZXZpc2lvbhIQCghyZXZpc2lvbhgBIAEoAxIoCgR0aW1lGAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBINCgVhY3RvchgDIAEoCRINCgVwYXRocxgEIAMoCRIlCgRzcGVjGAUgASgLMhcuc3Rld2FyZC52MS5TZXJ2aWNlU3BlYyKVAQoPUm9sbGJhY2tSZXF1ZXN0EhcKBG5hbWUYASABKAlCCbpIBnIEEAEYPxIZCghyZXZpc2lvbhgCIAEoA0IHukgEIgIgABIWCgRldGFnGAMgASgJQgi6SAVyAxiAARIfCgpyZXF1ZXN0X2lkGAQgASgJQgu6SAjYAQFyA7ABARIVCg12YWxpZGF0ZV9vbmx5GAUgASgIIqABChBSb2xsYmFja1Jlc3BvbnNlEiQKB3NlcnZpY2UYASABKAsyEy5zdGV3YXJkLnYxLlNlcnZpY2USEAoIcmV2aXNpb24YAiABKAMSEAoId2FybmluZ3MYAyADKAkSMAoLZGlmZmVyZW5jZXMYBCADKAsyGy5zdGV3YXJkLnYxLkZpZWxkRGlmZmVyZW5jZRIQCghyZXN0YXJ0cxgFIAEoCCLUAQoMQXBwbHlSZXF1ZXN0EjAKCHNlcnZpY2VzGAEgAygLMhMuc3Rld2FyZC52MS5TZXJ2aWNlQgm6SAaSAQMQkE4SSwoIc2V0X25hbWUYAiABKAlCObpINnI0MjJeKFtBLVphLXowLTldKFtBLVphLXowLTkuXy1dezAsNjF9W0EtWmEtejAtOV0pPyk/JBINCgVwcnVuZRgDIAEoCBIfCgpyZXF1ZXN0X2lkGAQgASgJQgu6SAjYAQFyA7ABARIVCg12YWxpZGF0ZV9vbmx5GAUgASgIImAKDUFwcGx5UmVzcG9uc2USKwoHY2hhbmdlcxgBIAMoCzIaLnN0ZXdhcmQudjEuQXBwbGllZFNlcnZpY2USEAoIcmV2aXNpb24YAiABKAMSEAoId2FybmluZ3MYAyADKAkiwAEKDkFwcGxpZWRTZXJ2aWNlEgwKBG5hbWUYASABKAkSJwoGYWN0aW9uGAIgASgOMhcuc3Rld2FyZC52MS5BcHBseUFjdGlvbhINCgVwYXRocxgDIAMoCRIQCghyZXN0YXJ0cxgEIAEoCBIkCgdzZXJ2aWNlGAUgASgLMhMuc3Rld2FyZC52MS5TZXJ2aWNlEjAKC2RpZmZlcmVuY2VzGAYgAygLMhsuc3Rld2FyZC52MS5GaWVsZERpZmZlcmVuY2UihQEKD0ZpZWxkRGlmZmVyZW5jZRIMCgRwYXRoGAEgASgJEikKCW9sZF92YWx1ZRgCIAEoCzIWLmdvb2dsZS5wcm90b2J1Zi5WYWx1ZRIpCgluZXdfdmFsdWUYAyABKAsyFi5nb29nbGUucHJvdG9idWYuVmFsdWUSDgoGaGlkZGVuGAQgASgIIokBChRXYXRjaFNlcnZpY2VzUmVxdWVzdBIhCgVhZnRlchgBIAEoCzISLnN0ZXdhcmQudjEuQ3Vyc29yEhgKBmZpbHRlchgCIAEoCUIIukgFcgMYgCASNAoRcHJvZ3Jlc3NfaW50ZXJ2YWwYAyABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24igQIKFVdhdGNoU2VydmljZXNSZXNwb25zZRIiCgZjdXJzb3IYASABKAsyEi5zdGV3YXJkLnYxLkN1cnNvchIpCgZvcGVuZWQYAiABKAsyFy5zdGV3YXJkLnYxLldhdGNoT3BlbmVkSAASKQoFYmF0Y2gYAyABKAsyGC5zdGV3YXJkLnYxLlNlcnZpY2VCYXRjaEgAEjQKDHNuYXBzaG90X2VuZBgEIAEoCzIcLnN0ZXdhcmQudjEuV2F0Y2hTbmFwc2hvdEVuZEgAEi0KCHByb2dyZXNzGAUgASgLMhkuc3Rld2FyZC52MS5XYXRjaFByb2dyZXNzSABCCQoHbWVzc2FnZSI6CgxTZXJ2aWNlQmF0Y2gSKgoHY2hhbmdlcxgBIAMoCzIZLnN0ZXdhcmQudjEuU2VydmljZUNoYW5nZSJiCg1TZXJ2aWNlQ2hhbmdlEisKBHR5cGUYASABKA4yHS5zdGV3YXJkLnYxLlNlcnZpY2VDaGFuZ2VUeXBlEiQKB3NlcnZpY2UYAiABKAsyEy5zdGV3YXJkLnYxLlNlcnZpY2Ui3AEKEUlzc3VlVG9rZW5SZXF1ZXN0EhgKB3NlcnZpY2UYASABKAlCB7pIBHICGD8SIQoGc2NvcGVzGAIgAygJQhG6SA6SAQsQQCIHcgUQARiAAhIWCgRub3RlGAMgASgJQgi6SAVyAxiAAhI6CgN0dGwYBCABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb25CErpID6oBDCIGCICGsJYBMgIIARIfCgpyZXF1ZXN0X2lkGAUgASgJQgu6SAjYAQFyA7ABARIVCg12YWxpZGF0ZV9vbmx5GAYgASgIIl0KEklzc3VlVG9rZW5SZXNwb25zZRIgCgV0b2tlbhgBIAEoCzIRLnN0ZXdhcmQudjEuVG9rZW4SEwoGc2VjcmV0GAIgASgJQgOAAQESEAoIcmV2aXNpb24YAyABKAMimgEKEUxpc3RUb2tlbnNSZXF1ZXN0EhgKB3NlcnZpY2UYASABKAlCB7pIBHICGD8SEgoKc2hvd19lbmRlZBgCIAEoCBIaCglwYWdlX3NpemUYAyABKAVCB7pIBBoCKAASHAoKcGFnZV90b2tlbhgEIAEoCUIIukgFcgMYgBASHQoMbWluX3JldmlzaW9uGAUgASgDQge6SAQiAigAImIKEkxpc3RUb2tlbnNSZXNwb25zZRIhCgZ0b2tlbnMYASADKAsyES5zdGV3YXJkLnYxLlRva2VuEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCRIQCghyZXZpc2lvbhgDIAEoAyKkAQoSUm90YXRlVG9rZW5SZXF1ZXN0EhoKCHRva2VuX2lkGAEgASgJQgi6SAVyA7ABARI6CgdvdmVybGFwGAIgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uQg66SAuqAQgiBAiA9SQyABIfCgpyZXF1ZXN0X2lkGAMgASgJQgu6SAjYAQFyA7ABARIVCg12YWxpZGF0ZV9vbmx5GAQgASgIIoMBChNSb3RhdGVUb2tlblJlc3BvbnNlEiAKBXRva2VuGAEgASgLMhEuc3Rld2FyZC52MS5Ub2tlbhITCgZzZWNyZXQYAiABKAlCA4ABARIjCghyZXBsYWNlZBgDIAEoCzIRLnN0ZXdhcmQudjEuVG9rZW4SEAoIcmV2aXNpb24YBCABKAMifwoSUmV2b2tlVG9rZW5SZXF1ZXN0EhoKCHRva2VuX2lkGAEgASgJQgi6SAVyA7ABARIfCgpyZXF1ZXN0X2lkGAIgASgJQgu6SAjYAQFyA7ABARIVCg12YWxpZGF0ZV9vbmx5GAMgASgIEhUKDWFsbG93X21pc3NpbmcYBCABKAgiSQoTUmV2b2tlVG9rZW5SZXNwb25zZRIgCgV0b2tlbhgBIAEoCzIRLnN0ZXdhcmQudjEuVG9rZW4SEAoIcmV2aXNpb24YAiABKAMiDwoNV2hvQW1JUmVxdWVzdCLoAQoOV2hvQW1JUmVzcG9uc2USJwoEa2luZBgBIAEoDjIZLnN0ZXdhcmQudjEuUHJpbmNpcGFsS2luZBIMCgRuYW1lGAIgASgJEg0KBWFkbWluGAMgASgIEg4KBnNjb3BlcxgEIAMoCRIQCgh0b2tlbl9pZBgFIAEoCRI1ChF0b2tlbl9leHBpcmVfdGltZRgGIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASFgoOc2VydmVyX3ZlcnNpb24YByABKAkSEQoJc3RvcmVfdWlkGAggASgJEgwKBG5vZGUYCSABKAkqkgEKC0FwcGx5QWN0aW9uEhwKGEFQUExZX0FDVElPTl9VTlNQRUNJRklFRBAAEhoKFkFQUExZX0FDVElPTl9VTkNIQU5HRUQQARIXChNBUFBMWV9BQ1RJT05fQ1JFQVRFEAISFwoTQVBQTFlfQUNUSU9OX1VQREFURRADEhcKE0FQUExZX0FDVElPTl9ERUxFVEUQBCqZAQoRU2VydmljZUNoYW5nZVR5cGUSIwofU0VSVklDRV9DSEFOR0VfVFlQRV9VTlNQRUNJRklFRBAAEiAKHFNFUlZJQ0VfQ0hBTkdFX1RZUEVfU05BUFNIT1QQARIfChtTRVJWSUNFX0NIQU5HRV9UWVBFX0NIQU5HRUQQAhIcChhTRVJWSUNFX0NIQU5HRV9UWVBFX0dPTkUQAypoCg1QcmluY2lwYWxLaW5kEh4KGlBSSU5DSVBBTF9LSU5EX1VOU1BFQ0lGSUVEEAASGwoXUFJJTkNJUEFMX0tJTkRfT1BFUkFUT1IQARIaChZQUklOQ0lQQUxfS0lORF9TRVJWSUNFEAIypwgKD1NlcnZpY2VSZWdpc3RyeRI/CgZDcmVhdGUSGS5zdGV3YXJkLnYxLkNyZWF0ZVJlcXVlc3QaGi5zdGV3YXJkLnYxLkNyZWF0ZVJlc3BvbnNlEjsKA0dldBIWLnN0ZXdhcmQudjEuR2V0UmVxdWVzdBoXLnN0ZXdhcmQudjEuR2V0UmVzcG9uc2UiA5ACARI+CgRMaXN0Ehcuc3Rld2FyZC52MS5MaXN0UmVxdWVzdBoYLnN0ZXdhcmQudjEuTGlzdFJlc3BvbnNlIgOQAgESRAoGVXBkYXRlEhkuc3Rld2FyZC52MS5VcGRhdGVSZXF1ZXN0Ghouc3Rld2FyZC52MS5VcGRhdGVSZXNwb25zZSIDkAICEkQKBkRlbGV0ZRIZLnN0ZXdhcmQudjEuRGVsZXRlUmVxdWVzdBoaLnN0ZXdhcmQudjEuRGVsZXRlUmVzcG9uc2UiA5ACAhI8CgVBcHBseRIYLnN0ZXdhcmQudjEuQXBwbHlSZXF1ZXN0Ghkuc3Rld2FyZC52MS5BcHBseVJlc3BvbnNlElkKDUxpc3RSZXZpc2lvbnMSIC5zdGV3YXJkLnYxLkxpc3RSZXZpc2lvbnNSZXF1ZXN0GiEuc3Rld2FyZC52MS5MaXN0UmV2aXNpb25zUmVzcG9uc2UiA5ACARJKCghSb2xsYmFjaxIbLnN0ZXdhcmQudjEuUm9sbGJhY2tSZXF1ZXN0Ghwuc3Rld2FyZC52MS5Sb2xsYmFja1Jlc3BvbnNlIgOQAgISWwoNV2F0Y2hTZXJ2aWNlcxIgLnN0ZXdhcmQudjEuV2F0Y2hTZXJ2aWNlc1JlcXVlc3QaIS5zdGV3YXJkLnYxLldhdGNoU2VydmljZXNSZXNwb25zZSIDkAIBMAESSwoKSXNzdWVUb2tlbhIdLnN0ZXdhcmQudjEuSXNzdWVUb2tlblJlcXVlc3QaHi5zdGV3YXJkLnYxLklzc3VlVG9rZW5SZXNwb25zZRJQCgpMaXN0VG9rZW5zEh0uc3Rld2FyZC52MS5MaXN0VG9rZW5zUmVxdWVzdBoeLnN0ZXdhcmQudjEuTGlzdFRva2Vuc1Jlc3BvbnNlIgOQAgESTgoLUm90YXRlVG9rZW4SHi5zdGV3YXJkLnYxLlJvdGF0ZVRva2VuUmVxdWVzdBofLnN0ZXdhcmQudjEuUm90YXRlVG9rZW5SZXNwb25zZRJTCgtSZXZva2VUb2tlbhIeLnN0ZXdhcmQudjEuUmV2b2tlVG9rZW5SZXF1ZXN0Gh8uc3Rld2FyZC52MS5SZXZva2VUb2tlblJlc3BvbnNlIgOQAgISRAoGV2hvQW1JEhkuc3Rld2FyZC52MS5XaG9BbUlSZXF1ZXN0Ghouc3Rld2FyZC52MS5XaG9BbUlSZXNwb25zZSIDkAIBYgZwcm90bzM", [file_buf_validate_validate, file_google_protobuf_duration, file_google_protobuf_field_mask, file_google_protobuf_struct, file_google_protobuf_timestamp, file_steward_v1_event, file_steward_v1_service, file_steward_v1_token]);
 
 /**
  * The request of Create.
@@ -111,6 +111,13 @@ export type GetRequest = Message<"steward.v1.GetRequest"> & {
    * @generated from field: string name = 1;
    */
   name: string;
+
+  /**
+   * Answer with what is so at this revision or later; see the service. 0: with what is so now.
+   *
+   * @generated from field: int64 min_revision = 2;
+   */
+  minRevision: bigint;
 };
 
 /**
@@ -162,7 +169,7 @@ export type ListRequest = Message<"steward.v1.ListRequest"> & {
   pageSize: number;
 
   /**
-   * next_page_token of the page before, with the same filter.
+   * next_page_token of the page before, with the same filter and order_by.
    *
    * @generated from field: string page_token = 2;
    */
@@ -170,11 +177,27 @@ export type ListRequest = Message<"steward.v1.ListRequest"> & {
 
   /**
    * Which services: comparisons (`=`, `!=`, `:` for has) of name, kind, admin, url, wish, state, ready, set_name and labels.KEY, joined by AND, OR, NOT and
-   * parentheses; a trailing `*` matches a beginning. Example: `kind = managed AND labels.team = "data" AND NOT state = RUNNING`.
+   * parentheses; a trailing `*` matches a beginning. The case of the letters A to Z does not matter to `=`, `!=` and `:`; `<`, `<=`, `>` and `>=` compare
+   * whole numbers by their value and anything else by its code points. Example: `kind = managed AND labels.team = "data" AND NOT state = RUNNING`.
    *
    * @generated from field: string filter = 3;
    */
   filter: string;
+
+  /**
+   * In which order: name (without regard to case), create_time, update_time or state, each with or without ` desc`, separated by commas; equals are
+   * by name. Empty: name. Example: `state, create_time desc`.
+   *
+   * @generated from field: string order_by = 4;
+   */
+  orderBy: string;
+
+  /**
+   * Answer with what is so at this revision or later; see the service. 0: with what is so now.
+   *
+   * @generated from field: int64 min_revision = 5;
+   */
+  minRevision: bigint;
 };
 
 /**
@@ -191,7 +214,8 @@ export const ListRequestSchema: GenMessage<ListRequest> = /*@__PURE__*/
  */
 export type ListResponse = Message<"steward.v1.ListResponse"> & {
   /**
-   * The services, by name.
+   * The services, in the order asked for. What is changed while a client goes through the pages can move over the place that it has come to; anything
+   * else is in them once.
    *
    * @generated from field: repeated steward.v1.Service services = 1;
    */
@@ -389,13 +413,237 @@ export const DeleteResponseSchema: GenMessage<DeleteResponse> = /*@__PURE__*/
   messageDesc(file_steward_v1_service_registry, 9);
 
 /**
+ * The request of ListRevisions.
+ *
+ * @generated from message steward.v1.ListRevisionsRequest
+ */
+export type ListRevisionsRequest = Message<"steward.v1.ListRevisionsRequest"> & {
+  /**
+   * The name of the service.
+   *
+   * @generated from field: string name = 1;
+   */
+  name: string;
+
+  /**
+   * How many to return at most. 0 means 50; more than 1000 are cut to 1000.
+   *
+   * @generated from field: int32 page_size = 2;
+   */
+  pageSize: number;
+
+  /**
+   * next_page_token of the page before, with the same name.
+   *
+   * @generated from field: string page_token = 3;
+   */
+  pageToken: string;
+
+  /**
+   * Answer with what is so at this revision or later; see the service. 0: with what is so now.
+   *
+   * @generated from field: int64 min_revision = 4;
+   */
+  minRevision: bigint;
+};
+
+/**
+ * Describes the message steward.v1.ListRevisionsRequest.
+ * Use `create(ListRevisionsRequestSchema)` to create a new message.
+ */
+export const ListRevisionsRequestSchema: GenMessage<ListRevisionsRequest> = /*@__PURE__*/
+  messageDesc(file_steward_v1_service_registry, 10);
+
+/**
+ * The response of ListRevisions.
+ *
+ * @generated from message steward.v1.ListRevisionsResponse
+ */
+export type ListRevisionsResponse = Message<"steward.v1.ListRevisionsResponse"> & {
+  /**
+   * The specs, newest first. The first one is that of now.
+   *
+   * @generated from field: repeated steward.v1.SpecRevision revisions = 1;
+   */
+  revisions: SpecRevision[];
+
+  /**
+   * The token of the next page; empty on the last.
+   *
+   * @generated from field: string next_page_token = 2;
+   */
+  nextPageToken: string;
+
+  /**
+   * The revision that this page is true at.
+   *
+   * @generated from field: int64 revision = 3;
+   */
+  revision: bigint;
+};
+
+/**
+ * Describes the message steward.v1.ListRevisionsResponse.
+ * Use `create(ListRevisionsResponseSchema)` to create a new message.
+ */
+export const ListRevisionsResponseSchema: GenMessage<ListRevisionsResponse> = /*@__PURE__*/
+  messageDesc(file_steward_v1_service_registry, 11);
+
+/**
+ * A spec that a service had.
+ *
+ * @generated from message steward.v1.SpecRevision
+ */
+export type SpecRevision = Message<"steward.v1.SpecRevision"> & {
+  /**
+   * The revision of the transaction that gave it this spec. Rollback takes it.
+   *
+   * @generated from field: int64 revision = 1;
+   */
+  revision: bigint;
+
+  /**
+   * When.
+   *
+   * @generated from field: google.protobuf.Timestamp time = 2;
+   */
+  time?: Timestamp | undefined;
+
+  /**
+   * Who did it: `operator`, the name of the calling service, or `steward`.
+   *
+   * @generated from field: string actor = 3;
+   */
+  actor: string;
+
+  /**
+   * The paths in which it differs from the spec before it, as in an update mask. Empty of the first.
+   *
+   * @generated from field: repeated string paths = 4;
+   */
+  paths: string[];
+
+  /**
+   * The spec, as Get shows it.
+   *
+   * @generated from field: steward.v1.ServiceSpec spec = 5;
+   */
+  spec?: ServiceSpec | undefined;
+};
+
+/**
+ * Describes the message steward.v1.SpecRevision.
+ * Use `create(SpecRevisionSchema)` to create a new message.
+ */
+export const SpecRevisionSchema: GenMessage<SpecRevision> = /*@__PURE__*/
+  messageDesc(file_steward_v1_service_registry, 12);
+
+/**
+ * The request of Rollback.
+ *
+ * @generated from message steward.v1.RollbackRequest
+ */
+export type RollbackRequest = Message<"steward.v1.RollbackRequest"> & {
+  /**
+   * The name of the service.
+   *
+   * @generated from field: string name = 1;
+   */
+  name: string;
+
+  /**
+   * The revision of a spec that it had, from ListRevisions.
+   *
+   * @generated from field: int64 revision = 2;
+   */
+  revision: bigint;
+
+  /**
+   * Only if it still is as this etag says. Empty: do not check.
+   *
+   * @generated from field: string etag = 3;
+   */
+  etag: string;
+
+  /**
+   * Makes a retry safe; see the service.
+   *
+   * @generated from field: string request_id = 4;
+   */
+  requestId: string;
+
+  /**
+   * Check only.
+   *
+   * @generated from field: bool validate_only = 5;
+   */
+  validateOnly: boolean;
+};
+
+/**
+ * Describes the message steward.v1.RollbackRequest.
+ * Use `create(RollbackRequestSchema)` to create a new message.
+ */
+export const RollbackRequestSchema: GenMessage<RollbackRequest> = /*@__PURE__*/
+  messageDesc(file_steward_v1_service_registry, 13);
+
+/**
+ * The response of Rollback.
+ *
+ * @generated from message steward.v1.RollbackResponse
+ */
+export type RollbackResponse = Message<"steward.v1.RollbackResponse"> & {
+  /**
+   * The service as changed.
+   *
+   * @generated from field: steward.v1.Service service = 1;
+   */
+  service?: Service | undefined;
+
+  /**
+   * The revision of the change; that of the last one if nothing differed; 0 with validate_only.
+   *
+   * @generated from field: int64 revision = 2;
+   */
+  revision: bigint;
+
+  /**
+   * What is accepted but not recommended, for people.
+   *
+   * @generated from field: repeated string warnings = 3;
+   */
+  warnings: string[];
+
+  /**
+   * What was changed, or would be.
+   *
+   * @generated from field: repeated steward.v1.FieldDifference differences = 4;
+   */
+  differences: FieldDifference[];
+
+  /**
+   * Whether a running process is restarted.
+   *
+   * @generated from field: bool restarts = 5;
+   */
+  restarts: boolean;
+};
+
+/**
+ * Describes the message steward.v1.RollbackResponse.
+ * Use `create(RollbackResponseSchema)` to create a new message.
+ */
+export const RollbackResponseSchema: GenMessage<RollbackResponse> = /*@__PURE__*/
+  messageDesc(file_steward_v1_service_registry, 14);
+
+/**
  * The request of Apply.
  *
  * @generated from message steward.v1.ApplyRequest
  */
 export type ApplyRequest = Message<"steward.v1.ApplyRequest"> & {
   /**
-   * The services: `name` and `spec` of each are read.
+   * The services: `name` and `spec` of each are read. The etag of one, if given, must match: then it is not changed over the head of somebody else.
    *
    * @generated from field: repeated steward.v1.Service services = 1;
    */
@@ -436,7 +684,7 @@ export type ApplyRequest = Message<"steward.v1.ApplyRequest"> & {
  * Use `create(ApplyRequestSchema)` to create a new message.
  */
 export const ApplyRequestSchema: GenMessage<ApplyRequest> = /*@__PURE__*/
-  messageDesc(file_steward_v1_service_registry, 10);
+  messageDesc(file_steward_v1_service_registry, 15);
 
 /**
  * The response of Apply.
@@ -471,7 +719,7 @@ export type ApplyResponse = Message<"steward.v1.ApplyResponse"> & {
  * Use `create(ApplyResponseSchema)` to create a new message.
  */
 export const ApplyResponseSchema: GenMessage<ApplyResponse> = /*@__PURE__*/
-  messageDesc(file_steward_v1_service_registry, 11);
+  messageDesc(file_steward_v1_service_registry, 16);
 
 /**
  * What Apply does to one service.
@@ -513,6 +761,13 @@ export type AppliedService = Message<"steward.v1.AppliedService"> & {
    * @generated from field: steward.v1.Service service = 5;
    */
   service?: Service | undefined;
+
+  /**
+   * What differs field by field, for an update.
+   *
+   * @generated from field: repeated steward.v1.FieldDifference differences = 6;
+   */
+  differences: FieldDifference[];
 };
 
 /**
@@ -520,7 +775,49 @@ export type AppliedService = Message<"steward.v1.AppliedService"> & {
  * Use `create(AppliedServiceSchema)` to create a new message.
  */
 export const AppliedServiceSchema: GenMessage<AppliedService> = /*@__PURE__*/
-  messageDesc(file_steward_v1_service_registry, 12);
+  messageDesc(file_steward_v1_service_registry, 17);
+
+/**
+ * A field that differs.
+ *
+ * @generated from message steward.v1.FieldDifference
+ */
+export type FieldDifference = Message<"steward.v1.FieldDifference"> & {
+  /**
+   * Where: `spec.url`, `spec.labels.team`, `spec.managed.environment["DEBUG"]`, `set_name`.
+   *
+   * @generated from field: string path = 1;
+   */
+  path: string;
+
+  /**
+   * What was there, as in the JSON of the proto. Absent: nothing was.
+   *
+   * @generated from field: google.protobuf.Value old_value = 2;
+   */
+  oldValue?: Value | undefined;
+
+  /**
+   * What is there now, or would be. Absent: nothing is.
+   *
+   * @generated from field: google.protobuf.Value new_value = 3;
+   */
+  newValue?: Value | undefined;
+
+  /**
+   * The values are not shown: of the api_token never, of the environment only with the scope `read:services:environment`.
+   *
+   * @generated from field: bool hidden = 4;
+   */
+  hidden: boolean;
+};
+
+/**
+ * Describes the message steward.v1.FieldDifference.
+ * Use `create(FieldDifferenceSchema)` to create a new message.
+ */
+export const FieldDifferenceSchema: GenMessage<FieldDifference> = /*@__PURE__*/
+  messageDesc(file_steward_v1_service_registry, 18);
 
 /**
  * The request of WatchServices.
@@ -555,7 +852,7 @@ export type WatchServicesRequest = Message<"steward.v1.WatchServicesRequest"> & 
  * Use `create(WatchServicesRequestSchema)` to create a new message.
  */
 export const WatchServicesRequestSchema: GenMessage<WatchServicesRequest> = /*@__PURE__*/
-  messageDesc(file_steward_v1_service_registry, 13);
+  messageDesc(file_steward_v1_service_registry, 19);
 
 /**
  * One message of WatchServices.
@@ -615,7 +912,7 @@ export type WatchServicesResponse = Message<"steward.v1.WatchServicesResponse"> 
  * Use `create(WatchServicesResponseSchema)` to create a new message.
  */
 export const WatchServicesResponseSchema: GenMessage<WatchServicesResponse> = /*@__PURE__*/
-  messageDesc(file_steward_v1_service_registry, 14);
+  messageDesc(file_steward_v1_service_registry, 20);
 
 /**
  * Some services of a watch.
@@ -636,7 +933,7 @@ export type ServiceBatch = Message<"steward.v1.ServiceBatch"> & {
  * Use `create(ServiceBatchSchema)` to create a new message.
  */
 export const ServiceBatchSchema: GenMessage<ServiceBatch> = /*@__PURE__*/
-  messageDesc(file_steward_v1_service_registry, 15);
+  messageDesc(file_steward_v1_service_registry, 21);
 
 /**
  * One service of a watch.
@@ -664,7 +961,7 @@ export type ServiceChange = Message<"steward.v1.ServiceChange"> & {
  * Use `create(ServiceChangeSchema)` to create a new message.
  */
 export const ServiceChangeSchema: GenMessage<ServiceChange> = /*@__PURE__*/
-  messageDesc(file_steward_v1_service_registry, 16);
+  messageDesc(file_steward_v1_service_registry, 22);
 
 /**
  * The request of IssueToken.
@@ -720,7 +1017,7 @@ export type IssueTokenRequest = Message<"steward.v1.IssueTokenRequest"> & {
  * Use `create(IssueTokenRequestSchema)` to create a new message.
  */
 export const IssueTokenRequestSchema: GenMessage<IssueTokenRequest> = /*@__PURE__*/
-  messageDesc(file_steward_v1_service_registry, 17);
+  messageDesc(file_steward_v1_service_registry, 23);
 
 /**
  * The response of IssueToken.
@@ -755,7 +1052,7 @@ export type IssueTokenResponse = Message<"steward.v1.IssueTokenResponse"> & {
  * Use `create(IssueTokenResponseSchema)` to create a new message.
  */
 export const IssueTokenResponseSchema: GenMessage<IssueTokenResponse> = /*@__PURE__*/
-  messageDesc(file_steward_v1_service_registry, 18);
+  messageDesc(file_steward_v1_service_registry, 24);
 
 /**
  * The request of ListTokens.
@@ -790,6 +1087,13 @@ export type ListTokensRequest = Message<"steward.v1.ListTokensRequest"> & {
    * @generated from field: string page_token = 4;
    */
   pageToken: string;
+
+  /**
+   * Answer with what is so at this revision or later; see the service. 0: with what is so now.
+   *
+   * @generated from field: int64 min_revision = 5;
+   */
+  minRevision: bigint;
 };
 
 /**
@@ -797,7 +1101,7 @@ export type ListTokensRequest = Message<"steward.v1.ListTokensRequest"> & {
  * Use `create(ListTokensRequestSchema)` to create a new message.
  */
 export const ListTokensRequestSchema: GenMessage<ListTokensRequest> = /*@__PURE__*/
-  messageDesc(file_steward_v1_service_registry, 19);
+  messageDesc(file_steward_v1_service_registry, 25);
 
 /**
  * The response of ListTokens.
@@ -832,7 +1136,7 @@ export type ListTokensResponse = Message<"steward.v1.ListTokensResponse"> & {
  * Use `create(ListTokensResponseSchema)` to create a new message.
  */
 export const ListTokensResponseSchema: GenMessage<ListTokensResponse> = /*@__PURE__*/
-  messageDesc(file_steward_v1_service_registry, 20);
+  messageDesc(file_steward_v1_service_registry, 26);
 
 /**
  * The request of RotateToken.
@@ -874,7 +1178,7 @@ export type RotateTokenRequest = Message<"steward.v1.RotateTokenRequest"> & {
  * Use `create(RotateTokenRequestSchema)` to create a new message.
  */
 export const RotateTokenRequestSchema: GenMessage<RotateTokenRequest> = /*@__PURE__*/
-  messageDesc(file_steward_v1_service_registry, 21);
+  messageDesc(file_steward_v1_service_registry, 27);
 
 /**
  * The response of RotateToken.
@@ -916,7 +1220,7 @@ export type RotateTokenResponse = Message<"steward.v1.RotateTokenResponse"> & {
  * Use `create(RotateTokenResponseSchema)` to create a new message.
  */
 export const RotateTokenResponseSchema: GenMessage<RotateTokenResponse> = /*@__PURE__*/
-  messageDesc(file_steward_v1_service_registry, 22);
+  messageDesc(file_steward_v1_service_registry, 28);
 
 /**
  * The request of RevokeToken.
@@ -944,6 +1248,13 @@ export type RevokeTokenRequest = Message<"steward.v1.RevokeTokenRequest"> & {
    * @generated from field: bool validate_only = 3;
    */
   validateOnly: boolean;
+
+  /**
+   * Succeed if there is no such token.
+   *
+   * @generated from field: bool allow_missing = 4;
+   */
+  allowMissing: boolean;
 };
 
 /**
@@ -951,7 +1262,7 @@ export type RevokeTokenRequest = Message<"steward.v1.RevokeTokenRequest"> & {
  * Use `create(RevokeTokenRequestSchema)` to create a new message.
  */
 export const RevokeTokenRequestSchema: GenMessage<RevokeTokenRequest> = /*@__PURE__*/
-  messageDesc(file_steward_v1_service_registry, 23);
+  messageDesc(file_steward_v1_service_registry, 29);
 
 /**
  * The response of RevokeToken.
@@ -960,14 +1271,14 @@ export const RevokeTokenRequestSchema: GenMessage<RevokeTokenRequest> = /*@__PUR
  */
 export type RevokeTokenResponse = Message<"steward.v1.RevokeTokenResponse"> & {
   /**
-   * The token.
+   * The token. Absent if it was missing.
    *
    * @generated from field: steward.v1.Token token = 1;
    */
   token?: Token | undefined;
 
   /**
-   * The revision of the change; 0 with validate_only.
+   * The revision of the change; 0 with validate_only, and if it was missing.
    *
    * @generated from field: int64 revision = 2;
    */
@@ -979,7 +1290,7 @@ export type RevokeTokenResponse = Message<"steward.v1.RevokeTokenResponse"> & {
  * Use `create(RevokeTokenResponseSchema)` to create a new message.
  */
 export const RevokeTokenResponseSchema: GenMessage<RevokeTokenResponse> = /*@__PURE__*/
-  messageDesc(file_steward_v1_service_registry, 24);
+  messageDesc(file_steward_v1_service_registry, 30);
 
 /**
  * The request of WhoAmI.
@@ -994,7 +1305,7 @@ export type WhoAmIRequest = Message<"steward.v1.WhoAmIRequest"> & {
  * Use `create(WhoAmIRequestSchema)` to create a new message.
  */
 export const WhoAmIRequestSchema: GenMessage<WhoAmIRequest> = /*@__PURE__*/
-  messageDesc(file_steward_v1_service_registry, 25);
+  messageDesc(file_steward_v1_service_registry, 31);
 
 /**
  * The response of WhoAmI.
@@ -1071,7 +1382,7 @@ export type WhoAmIResponse = Message<"steward.v1.WhoAmIResponse"> & {
  * Use `create(WhoAmIResponseSchema)` to create a new message.
  */
 export const WhoAmIResponseSchema: GenMessage<WhoAmIResponse> = /*@__PURE__*/
-  messageDesc(file_steward_v1_service_registry, 26);
+  messageDesc(file_steward_v1_service_registry, 32);
 
 /**
  * What Apply does to one service.
@@ -1222,7 +1533,10 @@ export const PrincipalKindSchema: GenEnum<PrincipalKind> = /*@__PURE__*/
  * waits for a process or a proxy: follow the revision with Supervisor.Wait or a watch.
  *
  * Every mutating request takes a request_id (a UUID; the same request sent again within 24 hours returns the first answer and changes nothing)
- * and validate_only (check everything, return what would be, change nothing).
+ * and validate_only (check everything, return what would be, change nothing; ids that would be generated are empty).
+ *
+ * Every read takes a min_revision: it is answered once the server that answers has seen that revision, so that what a client has written or was told
+ * is in it, whichever server answers. A revision that is not reached within 5 seconds is refused with FAILED_PRECONDITION (REVISION_IN_FUTURE).
  *
  * @generated from service steward.v1.ServiceRegistry
  */
@@ -1249,7 +1563,7 @@ export const ServiceRegistry: GenService<{
     output: typeof GetResponseSchema;
   },
   /**
-   * Lists services in the order of their names. Scope list:services. Errors: INVALID_ARGUMENT (FILTER_INVALID, PAGE_TOKEN_INVALID).
+   * Lists services. Scope list:services. Errors: INVALID_ARGUMENT (FILTER_INVALID, PAGE_TOKEN_INVALID).
    *
    * @generated from rpc steward.v1.ServiceRegistry.List
    */
@@ -1291,6 +1605,28 @@ export const ServiceRegistry: GenService<{
     methodKind: "unary";
     input: typeof ApplyRequestSchema;
     output: typeof ApplyResponseSchema;
+  },
+  /**
+   * Lists the specs that a service had, newest first: at least the last 20. Scope read:services. Errors: NOT_FOUND.
+   *
+   * @generated from rpc steward.v1.ServiceRegistry.ListRevisions
+   */
+  listRevisions: {
+    methodKind: "unary";
+    input: typeof ListRevisionsRequestSchema;
+    output: typeof ListRevisionsResponseSchema;
+  },
+  /**
+   * Makes the spec of a service be what it was at an earlier revision: an update like any other, with an event of its own. Its api_token stays as it
+   * is, as does the set that it belongs to. Scope admin:services.
+   * Errors: NOT_FOUND (SERVICE_NOT_FOUND, REVISION_NOT_FOUND), ABORTED (ETAG_MISMATCH), and as Update, if that spec is no longer possible.
+   *
+   * @generated from rpc steward.v1.ServiceRegistry.Rollback
+   */
+  rollback: {
+    methodKind: "unary";
+    input: typeof RollbackRequestSchema;
+    output: typeof RollbackResponseSchema;
   },
   /**
    * Streams services: without a cursor all that match, then every change; with a cursor the changes after it. Scope list:services.
