@@ -8,20 +8,24 @@ import { parseServiceSpec } from "../../src/domain/service-spec.ts";
 import { blankStatus, type ServiceState } from "../../src/domain/status.ts";
 import { Registry } from "../registry/workbench.ts";
 
-const labelKeys = ["team", "Team", "a.b", "x/y", "constructor", "n"];
+const labelKeys = ["team", "Team", "x/y.z", "constructor"];
 
 test("whatever the services and the filter, the database finds those that the predicate lets through", async () => {
   const registry = await Registry.start();
 
   await fc.assert(
-    fc.asyncProperty(fc.array(aService, { maxLength: 8 }), fc.array(aFilter, { maxLength: 40 }), async (all, texts) => {
-      await store(registry, all);
-      const { services } = await registry.services.snapshot();
-      for (const text of texts) {
-        const inMemory = services.filter(serviceFilter(text)).map(({ name }) => name);
-        expect(await found(registry, text), text).toEqual(inMemory);
-      }
-    }),
+    fc.asyncProperty(
+      fc.array(aService, { minLength: 3, maxLength: 8, size: "max" }),
+      fc.array(aFilter, { minLength: 20, maxLength: 60, size: "max" }),
+      async (all, texts) => {
+        await store(registry, all);
+        const { services } = await registry.services.snapshot();
+        for (const text of texts) {
+          const inMemory = services.filter(serviceFilter(text)).map(({ name }) => name);
+          expect(await found(registry, text), text).toEqual(inMemory);
+        }
+      },
+    ),
     { numRuns: 40 },
   );
 });
@@ -67,13 +71,18 @@ const plain: Omit<Stored, "name" | "labels"> = {
   ...{ wish: "running", state: "external", ready: false },
 };
 
-const awkward = ["", "*", "%", "_", "\\", "'", '"', "0", "7", "007", "10", "9".repeat(40), "-1", "1.5", "İ", "ſ", "ß", "Σς"];
+/** Where two evaluators may differ: wildcards and quotes, numbers, letters whose case is disputed, what UTF-16 orders otherwise than UTF-8. */
+const awkward = [
+  ...["", "*", "%", "_", "\\", "'", '"', "a", "A", "aB"],
+  ...["0", "7", "007", "10", "9".repeat(40), "-1", "1.5", "7 "],
+  ...["ä", "Ä", "i", "İ", "ı", "ſ", "\u{212a}", "ß", "σς"],
+  ...["\u{e000}", "\u{ffff}", "\u{10000}", "\u{10ffff}"],
+];
 
 const someText = fc.oneof(
-  fc.constantFrom(...awkward),
-  fc.stringMatching(/^[abAB*]{0,3}$/),
-  fc.string({ unit: "grapheme", maxLength: 4 }).filter((text) => !text.includes("\0")),
-  fc.constantFrom("\u{ffff}", "\u{10000}", "\u{e000}", "zebra", "Zebra", "ÄÖ", "äö"),
+  { arbitrary: fc.constantFrom(...awkward), weight: 4 },
+  { arbitrary: fc.array(fc.constantFrom(...awkward), { maxLength: 3 }).map((parts) => parts.join("")), weight: 2 },
+  { arbitrary: fc.string({ unit: "grapheme", maxLength: 4 }).map((text) => text.replaceAll("\0", "")), weight: 1 },
 );
 
 const aService: fc.Arbitrary<Stored> = fc.record({
@@ -91,7 +100,7 @@ const aService: fc.Arbitrary<Stored> = fc.record({
 
 const someField = fc.oneof(
   fc.constantFrom("name", "kind", "admin", "url", "wish", "state", "ready", "set_name"),
-  fc.constantFrom(...labelKeys, "missing").map((key) => `labels.${key}`),
+  fc.constantFrom(...labelKeys).map((key) => `labels.${key}`),
 );
 
 const someValue = fc.oneof(

@@ -17,7 +17,10 @@ test.each([
 
   const seen = await allPages(services, { ...first, orderBy });
 
-  const [whole, keys] = [await services.list({ ...first, orderBy, pageSize: 1_000 }), seen.map((each) => key(each).join())];
+  const [whole, keys] = [
+    await services.list({ ...first, orderBy, pageSize: 1_000 }),
+    seen.map((each) => key(each).join()),
+  ];
   expect(seen).toEqual(whole.services);
   expect(new Set(seen.map(({ uid }) => uid)).size).toBe(20);
   expect(keys).toEqual(/^\w+ desc/.test(orderBy) ? keys.toSorted().toReversed() : keys.toSorted());
@@ -84,7 +87,9 @@ async function withServices(): Promise<Registry> {
     prune: false,
   });
   for (const name of named("even")) await registry.services.create(call(), { name, spec: external() });
-  await registry.rows(`UPDATE services SET status = status || '{"state": "running"}' WHERE name LIKE '%3' OR name LIKE '%8'`);
+  await registry.rows(
+    `UPDATE services SET status = status || '{"state": "running"}' WHERE name LIKE '%3' OR name LIKE '%8'`,
+  );
   return registry;
 }
 
