@@ -1,6 +1,7 @@
 import { type AppliedService, ApplyAction, ApplyResponseSchema } from "../../gen/steward/v1/service_registry_pb.ts";
 import { WaitCondition } from "../../gen/steward/v1/supervisor_pb.ts";
 import type { Session } from "./command.ts";
+import { printDifferences } from "./difference.ts";
 import { allDone, exitCodeOf, exitCodes, UsageError, wrongFieldsOf } from "./failure.ts";
 import { type Manifest, readManifest } from "./manifest.ts";
 import { type OutputFormat, paint, printMessage, type Screen } from "./print.ts";
@@ -30,8 +31,10 @@ export async function applyManifest(session: Session, options: ApplyOptions): Pr
   if (options.output === "json" || options.output === "yaml")
     printMessage(session.screen, options.output, ApplyResponseSchema, response);
   else
-    for (const change of response.changes)
+    for (const change of response.changes) {
       session.screen.write(`${changeLine(session.screen, change, options.plan === true)}\n`);
+      if (options.plan === true) printDifferences(session.screen, change.differences);
+    }
   if (options.wait === true && options.plan !== true)
     await waitForAll(session, response.changes, response.revision, options.timeout);
 }

@@ -29,12 +29,16 @@ export async function showEvents(session: Session, name: string | undefined, opt
   return followEvents(session, filter, after, options.output);
 }
 
-/** One event on one line. */
+/** One event on one line, with who caused it. */
 export function eventLine(screen: Screen, event: Event): string {
   const time = event.time === undefined ? "-" : timestampDate(event.time).toISOString();
   const what = eventWord(event.type).padEnd(18);
   const revision = `${event.revision}.${event.index}`.padStart(7);
-  return `${paint(screen, "dim", `${revision} ${time}`)} ${paintEvent(screen, event.type, what)} ${event.service} ${paint(screen, "dim", event.message)}`;
+  return `${paint(screen, "dim", `${revision} ${time}`)} ${paintEvent(screen, event.type, what)} ${event.service} ${paint(screen, "dim", `${event.message} (${causeOf(event)})`)}`;
+}
+
+function causeOf({ actor, peer }: Event): string {
+  return peer === "" ? `by ${actor}` : `by ${actor} from ${peer}`;
 }
 
 interface CursorInit {

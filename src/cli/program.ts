@@ -6,6 +6,7 @@ import { addressOf, type CliDefaults, connect, type GlobalOptions } from "./cont
 import { showEvents } from "./events.ts";
 import { explainService } from "./explain.ts";
 import { exitCodeOf, exitCodes, explain, UsageError } from "./failure.ts";
+import { parseRevision, rollBack, showHistory } from "./history.ts";
 import { showLogs } from "./logs.ts";
 import type { Screen } from "./print.ts";
 import { getRoutes } from "./routes.ts";
@@ -73,7 +74,7 @@ function addServiceCommands(program: Command, options: CliOptions): void {
     .command("apply")
     .description("make a set of services be as a YAML or JSON file says, in one transaction")
     .requiredOption("-f, --filename <file>", "the file; - for standard input")
-    .option("--plan", "only show what would be done")
+    .option("--plan", "only show what would be done, field by field")
     .option("--prune", "delete services of the file's set that it does not list")
     .option("-o, --output <format>", "table, json or yaml", parseFormat("table", "json", "yaml"), "table")
     .option("--wait", "wait until everything is ready")
@@ -88,6 +89,10 @@ function addServiceCommands(program: Command, options: CliOptions): void {
     .description("list services")
     .option("-o, --output <format>", "table, json, yaml or name", parseFormat("table", "json", "yaml", "name"), "table")
     .option("--filter <filter>", 'such as: kind = managed AND labels.team = "data"')
+    .option(
+      "--order-by <fields>",
+      "name, create_time, update_time or state, with or without desc; such as: state, create_time desc",
+    )
     .action((names, given) => getServices(session(), names, given));
   get
     .command("routes")
@@ -105,6 +110,7 @@ function addServiceCommands(program: Command, options: CliOptions): void {
     .description("tell why a service is not running, not ready or not routed")
     .option("-o, --output <format>", "table, json or yaml", parseFormat("table", "json", "yaml"), "table")
     .action((name, given) => explainService(session(), name, given));
+  addHistoryCommands(program, options);
   program
     .command("delete")
     .argument("<name>")
@@ -146,6 +152,26 @@ function addServiceCommands(program: Command, options: CliOptions): void {
     .argument("<signal>", "such as HUP or SIGUSR1")
     .description("send a signal to the process group of a managed service")
     .action((name, signal) => signalService(session(), name, signal));
+}
+
+function addHistoryCommands(program: Command, options: CliOptions): void {
+  const session = () => open(program, options);
+  program
+    .command("history")
+    .argument("<name>")
+    .description("list the specs that a service had: when, by whom, and what was changed")
+    .option("-o, --output <format>", "table, json or yaml", parseFormat("table", "json", "yaml"), "table")
+    .action((name, given) => showHistory(session(), name, given));
+  program
+    .command("rollback")
+    .argument("<name>")
+    .description("give a service a spec that it had; its api_token stays as it is")
+    .requiredOption("--to <revision>", "which, from steward history", parseRevision)
+    .option("--plan", "only show what would be done, field by field")
+    .option("-o, --output <format>", "table, json or yaml", parseFormat("table", "json", "yaml"), "table")
+    .option("--wait", "wait until it is ready")
+    .addOption(timeout())
+    .action((name, given) => rollBack(session(), name, given));
 }
 
 function addWatchCommands(program: Command, options: CliOptions): void {
@@ -271,6 +297,7 @@ Examples:
   steward apply -f services.yaml --wait     make it so, and wait until it is
   steward get services                      what runs
   steward events -f                         what happens
+  steward history web                       what it was, to go back with steward rollback
   steward logs -f web --tail 20             what it writes`;
 
 const applyHelp = `

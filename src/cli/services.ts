@@ -18,9 +18,12 @@ export interface WaitOptions {
 export async function getServices(
   session: Session,
   names: readonly string[],
-  options: { output: OutputFormat; filter?: string },
+  options: { output: OutputFormat; filter?: string; orderBy?: string },
 ): Promise<void> {
-  const services = names.length > 0 ? await getEach(session, names) : await listAll(session, options.filter ?? "");
+  const services =
+    names.length > 0
+      ? await getEach(session, names)
+      : await listAll(session, options.filter ?? "", options.orderBy ?? "");
   const { screen } = session;
   const [only] = services;
   if (options.output === "name") return screen.write(services.map((each) => `${each.name}\n`).join(""));
@@ -139,11 +142,12 @@ async function getEach(session: Session, names: readonly string[]): Promise<Serv
   return answers.flatMap(({ service }) => (service === undefined ? [] : [service]));
 }
 
-async function listAll(session: Session, filter: string): Promise<Service[]> {
+async function listAll(session: Session, filter: string, orderBy: string): Promise<Service[]> {
   const services: Service[] = [];
   let pageToken = "";
   do {
-    const page = await session.registry.list({ filter, pageToken, pageSize: 1_000 }, { signal: session.signal });
+    const request = { filter, orderBy, pageToken, pageSize: 1_000 };
+    const page = await session.registry.list(request, { signal: session.signal });
     services.push(...page.services);
     pageToken = page.nextPageToken;
   } while (pageToken !== "");

@@ -54,7 +54,9 @@ export function may(principal: Principal, scope: Scope, service?: string): boole
 export function servicesWith(principal: Principal, scope: Scope): readonly string[] | undefined {
   if (may(principal, scope)) return undefined;
   const prefix = `${scope}!service=`;
-  return principal.scopes.filter((granted) => granted.startsWith(prefix)).map((granted) => granted.slice(prefix.length));
+  return principal.scopes
+    .filter((granted) => granted.startsWith(prefix))
+    .map((granted) => granted.slice(prefix.length));
 }
 
 /** Throws permission_denied unless the principal has the scope. Checked before existence and before details of the request. Source: AIP-211. */

@@ -19,7 +19,16 @@ import {
   updateService,
 } from "./changes.ts";
 import { checkDependents, checkUnused } from "./dependencies.ts";
-import { decideRestart, decideStart, decideStop, type Processes, resetService, signalService, stopServices, wishService } from "./wishes.ts";
+import {
+  decideRestart,
+  decideStart,
+  decideStop,
+  type Processes,
+  resetService,
+  signalService,
+  stopServices,
+  wishService,
+} from "./wishes.ts";
 import { type RegistryStore, type RegistryTransaction, type RegistryWritten, Writer } from "./writer.ts";
 
 /** What the registry needs of the store to read services. */

@@ -2,7 +2,7 @@ import type { Clock } from "../domain/clock.ts";
 import { AppError } from "../domain/errors.ts";
 import type { EventFeed } from "./watch-feed.ts";
 
-const longestMs = 5_000;
+const longestMs = 3_000;
 
 /** How far this server has seen what was committed, whichever server it was that did it: what it answers next is true at that revision or later. */
 export class SeenRevision {

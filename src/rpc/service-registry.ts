@@ -136,7 +136,12 @@ export interface ServiceRegistryOptions {
 
 /** Permission first, before existence and detail; then convert, ask the registry, convert back. */
 export function serviceRegistry(options: ServiceRegistryOptions): Handlers<typeof ServiceRegistryDesc> {
-  return { ...serviceHandlers(options), ...historyHandlers(options), ...tokenHandlers(options), ...identityHandlers(options) };
+  return {
+    ...serviceHandlers(options),
+    ...historyHandlers(options),
+    ...tokenHandlers(options),
+    ...identityHandlers(options),
+  };
 }
 
 type RegistryHandlers = Handlers<typeof ServiceRegistryDesc>;

@@ -164,10 +164,7 @@ function wishHandlers({
   };
 }
 
-function processHandlers({
-  services,
-  explaining,
-}: SupervisorOptions): Pick<SupervisorHandlers, "signal" | "explain"> {
+function processHandlers({ services, explaining }: SupervisorOptions): Pick<SupervisorHandlers, "signal" | "explain"> {
   return {
     async signal(request, context) {
       const { name, etag, instanceId } = request;

@@ -1,10 +1,4 @@
-import {
-  type Comparison,
-  foldCase,
-  isWholeNumber,
-  type ServiceField,
-  type ServiceFilter,
-} from "../domain/filter.ts";
+import { type Comparison, foldCase, isWholeNumber, type ServiceField, type ServiceFilter } from "../domain/filter.ts";
 
 /** Takes a value into the statement and returns what stands for it there. */
 export type Parameter = (value: unknown) => string;

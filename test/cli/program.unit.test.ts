@@ -26,6 +26,8 @@ test.each([
   [["get", "services", "-o", "xml"], 2, '-o is one of table, json, yaml, name, not "xml"'],
   [["events", "-o", "name"], 2, '-o is one of table, json, yaml, not "name"'],
   [["events", "--since", "yesterday"], 2, "a cursor is REVISION or STORE_UID:REVISION"],
+  [["rollback", "one"], 2, "required option '--to <revision>'"],
+  [["rollback", "one", "--to", "first"], 2, '--to is a revision from steward history, not "first"'],
   [["stop", "one", "--timeout", "soon"], 2, "a duration is a number with ms, s, m, h or d"],
   [["logs", "one", "--tail", "-1"], 2, "expected a whole number"],
   [["logs", "one", "--stream", "stdin"], 2, "--stream is stdout or stderr"],
@@ -67,7 +69,7 @@ test("completes what a nested command takes, also by its other name, in every sh
 
   for (const line of [
     '"get") candidates="services routes"',
-    '"get service") candidates="--output --filter $(steward get services -o name 2>/dev/null)"',
+    '"get service") candidates="--output --filter --order-by $(steward get services -o name 2>/dev/null)"',
     '"token rotate") candidates="--overlap --output"',
     '"serve") candidates="--state-dir"',
   ])

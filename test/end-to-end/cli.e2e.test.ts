@@ -152,13 +152,23 @@ describe("steward apply", () => {
     );
 
     const plan = await steward("apply", "-f", path, "--prune", "--plan");
-    expect(plan.out).toBe(
-      "~ one would be updated: spec.managed.command, restarts its process\n+ new would be created\n  web unchanged\n- two would be deleted",
-    );
+    const [command, change] = (plan.out.split("\n")[1] ?? "").split(/(?<=command: )/);
+    expect(command).toBe("    ~ spec.managed.command: ");
+    expect(change?.split(" -> ").map((value) => JSON.parse(value))).toEqual([
+      ["sh", "-c", expect.stringContaining("one")],
+      ["sh", "-c", expect.stringContaining("changed")],
+    ]);
+    const outline = plan.out.split("\n").filter((line) => !line.startsWith("    "));
+    expect(outline).toEqual([
+      "~ one would be updated: spec.managed.command, restarts its process",
+      "+ new would be created",
+      "  web unchanged",
+      "- two would be deleted",
+    ]);
     expect((await steward("get", "services", "-o", "name")).out).toBe("one\ntwo\nweb");
 
     const applied = await steward("apply", "-f", path, "--prune", "--wait");
-    expect(applied).toMatchObject({ code: 0, out: plan.out.replaceAll("would be ", "") });
+    expect(applied).toMatchObject({ code: 0, out: outline.join("\n").replaceAll("would be ", "") });
     expect((await steward("get", "services", "-o", "name")).out).toBe("new\none\nweb");
     expect((await steward("logs", "one", "--stream", "stdout", "--tail", "1")).out).toBe("changed");
   });
@@ -321,6 +331,45 @@ describe("steward logs", () => {
   });
 });
 
+describe("steward history and rollback", () => {
+  test("show what a service was, and make it so again", async () => {
+    const label = (team: string, more = "") => ({
+      input: `services: [{name: past, url: 'http://10.0.0.1:80', labels: {team: ${team}}${more}}]`,
+    });
+    await run(["apply", "-f", "-"], label("a"));
+    await run(["apply", "-f", "-"], label("b", ", admin: true"));
+    const history = async () => (await steward("history", "past")).out.split("\n").slice(1);
+    const [now, then] = await history();
+    const revision = then?.split(/ +/)[0] ?? "";
+    expect(now).toMatch(/^\d+ +\S+Z {2}operator {2}spec\.admin, spec\.labels$/);
+    expect(then).toMatch(/^\d+ +\S+Z {2}operator {2}-$/);
+
+    const plan = await steward("rollback", "past", "--to", revision, "--plan");
+    expect(plan.out).toBe(
+      [
+        `past would be rolled back to revision ${revision}`,
+        "    ~ spec.admin: true -> false",
+        '    ~ spec.labels.team: "b" -> "a"',
+      ].join("\n"),
+    );
+    expect(await history()).toHaveLength(2);
+
+    const done = await steward("rollback", "past", "--to", revision, "--wait");
+    expect(done).toEqual({ code: 0, out: plan.out.replace("would be ", ""), err: "" });
+    expect(await steward("rollback", "past", "--to", revision)).toMatchObject({
+      out: `past is as it was at revision ${revision}`,
+    });
+    expect(await history()).toHaveLength(3);
+    expect(JSON.parse((await steward("history", "past", "-o", "json")).out)).toMatchObject([
+      { actor: "operator", paths: ["spec.admin", "spec.labels"], spec: { labels: { team: "a" } } },
+      {},
+      { revision },
+    ]);
+    expect(await steward("rollback", "past", "--to", "999999")).toMatchObject({ code: 3 });
+    await steward("delete", "past");
+  });
+});
+
 describe("steward events", () => {
   test("shows the last ones, or those after a place, of all or of one", async () => {
     const all = (await steward("events", "--since", "0")).out.split("\n");
@@ -330,7 +379,12 @@ describe("steward events", () => {
     expect(all[0]).toMatch(/^ +1\.0 \S+Z /);
     expect(ofWeb).toHaveLength(3);
     for (const line of ofWeb) expect(line).toMatch(/ web /);
-    for (const line of filtered) expect(line).toContain("service_created");
+    for (const line of filtered) {
+      expect(line).toContain("service_created");
+      expect(line).toMatch(/\(by operator from 127\.0\.0\.1:\d+\)$/);
+    }
+    for (const line of (await steward("events", "--filter", "type = instance_ready")).out.split("\n"))
+      expect(line).toMatch(/\(by steward\)$/);
     expect((await steward("events", "--tail", "0")).out).toBe("");
     const [last] = JSON.parse((await steward("events", "--tail", "1", "-o", "json")).out) as { revision: string }[];
     expect((await steward("events", "--since", String(Number(last?.revision) - 1), "-o", "yaml")).out).toContain(
@@ -582,9 +636,9 @@ describe("completion", () => {
     );
 
   test("in bash offers commands, options and the names of services", async () => {
-    expect(await complete("re")).toBe("restart");
+    expect(await complete("re")).toBe("restart\nreset");
     expect(await complete("get", "")).toBe("services\nroutes");
-    expect(await complete("get", "services", "")).toBe("--output\n--filter\nnew\none\nweb");
+    expect(await complete("get", "services", "")).toBe("--output\n--filter\n--order-by\nnew\none\nweb");
     expect(await complete("stop", "--wait", "o")).toBe("one");
     expect(await complete("token", "issue", "--s")).toBe("--scope");
     expect((await complete("serve", "--")).split("\n")).toEqual(settings.map(({ flag }) => `--${flag}`));

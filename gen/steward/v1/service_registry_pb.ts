@@ -1536,7 +1536,7 @@ export const PrincipalKindSchema: GenEnum<PrincipalKind> = /*@__PURE__*/
  * and validate_only (check everything, return what would be, change nothing; ids that would be generated are empty).
  *
  * Every read takes a min_revision: it is answered once the server that answers has seen that revision, so that what a client has written or was told
- * is in it, whichever server answers. A revision that is not reached within 5 seconds is refused with FAILED_PRECONDITION (REVISION_IN_FUTURE).
+ * is in it, whichever server answers. A revision that is not reached within 3 seconds is refused with FAILED_PRECONDITION (REVISION_IN_FUTURE).
  *
  * @generated from service steward.v1.ServiceRegistry
  */
