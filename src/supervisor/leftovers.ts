@@ -35,7 +35,9 @@ export class Leftovers {
     for (let pauseMs = 2; ; pauseMs = Math.min(pauseMs * 2, 100)) {
       const { own, doubtful } = await this.find(instance);
       const elapsedMs = performance.now() - start;
-      if (own.length === 0 || elapsedMs > withinMs) return [...own, ...doubtful].map(({ pid }) => pid);
+      const left = [...own, ...doubtful];
+      // One that is dying has lost its marker a moment before it is gone: a doubt is waited for too.
+      if (left.length === 0 || elapsedMs > withinMs) return left.map(({ pid }) => pid);
       if (elapsedMs > withinMs / 2) signalGroup(instance.identity, "SIGKILL");
       for (const entry of own) signalProcess(identityOf(entry), "SIGKILL");
       await delay(pauseMs);

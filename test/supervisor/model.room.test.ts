@@ -94,13 +94,13 @@ class World {
       case "start supervisor to fail":
         return this.#trial.startSupervisor(happening);
       case "jump":
-        return this.#trial.jump(happening.ms);
+        return Promise.resolve(this.#trial.jump(happening.ms));
       case "pause":
         return delay(happening.ms);
       case "register":
         return this.#register(happening.name);
       case "crash":
-        return this.#trial.crash(happening.name);
+        return Promise.resolve(this.#trial.crash(happening.name));
       case "start":
       case "stop":
       case "restart":

@@ -171,8 +171,12 @@ export class Plane {
     await this.services[verb](call(verb), { name, etag: "" });
   }
 
-  async remove(name: string): Promise<void> {
-    await this.services.delete(call("Delete"), { name, etag: "", force: true, allowMissing: false });
+  async remove(name: string, { force = true } = {}): Promise<void> {
+    await this.services.delete(call("Delete"), { name, etag: "", force, allowMissing: false });
+  }
+
+  async stopAllServices(): Promise<void> {
+    await this.services.stopAll(call("StopAll"), { filter: "" });
   }
 
   async service(name: string): Promise<Service> {
