@@ -46,10 +46,11 @@ export async function committed<T>(pool: pg.Pool, work: (client: Queryable) => P
     const begun = Promise.all([
       client.query({ text: "BEGIN; SET LOCAL idle_in_transaction_session_timeout = '30s'" }),
       query<{ xid: string }>(client, "SELECT pg_current_xact_id()::text AS xid", [], "xid"),
-    ]);
-    // If this fails, so does every other statement.
+    ]).catch((error: unknown) => Promise.reject(toAppError(error)));
+    // If this fails, so does every other statement: the first one heard tells, and none is left alone.
     begun.catch(() => undefined);
     const last = await work(client);
+    last.answer.catch(() => undefined);
     const [, [transaction]] = await begun;
     const [answer, commit] = await Promise.allSettled([last.answer, client.query({ text: "COMMIT" })]);
     if (commit.status === "rejected") throw new CommitUnanswered(transaction?.xid ?? "", toAppError(commit.reason));
