@@ -303,11 +303,6 @@ test("a reader that ends its follower leaves nothing behind", async () => {
   expect(followers.every(({ events }) => events.length === 0)).toBe(true);
 });
 
-interface Write {
-  readonly events: number;
-  readonly fails: boolean;
-}
-
 /** What was there, who writes at once, where followers begin and whether the notifications are cut in the middle. */
 function aHistory() {
   const count = fc.integer({ min: 1, max: 5 });
