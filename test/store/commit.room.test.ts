@@ -4,7 +4,10 @@ import { expect, test } from "vitest";
 import { AppError } from "../../src/domain/errors.ts";
 import type { Service } from "../../src/domain/service.ts";
 import { committed, outcomeOf, readTogether, retried } from "../../src/store/commit.ts";
+import type { EmbeddedConnection } from "../../src/store/embedded-postgres.ts";
 import { query } from "../../src/store/postgres.ts";
+import { eventually } from "../support/eventually.ts";
+import { PrivatePostgres } from "../support/postgres.ts";
 import { PostgresWire } from "../support/postgres-wire.ts";
 import {
   anOccurrence,
@@ -246,12 +249,35 @@ test("a transaction that is still running has no outcome until it ends", async (
   });
   const xid = await known;
 
-  await expect(outcomeOf(pool, xid, AbortSignal.abort())).rejects.toMatchObject({ reason: "STORE_UNAVAILABLE" });
-  const outcome = outcomeOf(pool, xid, AbortSignal.timeout(20_000));
+  const look = async (said: string) => said;
+  await expect(outcomeOf(pool, xid, look, AbortSignal.abort())).rejects.toMatchObject({ reason: "STORE_UNAVAILABLE" });
+  const outcome = outcomeOf(pool, xid, look, AbortSignal.timeout(20_000));
   release();
 
   await running;
   expect(await outcome).toBe("committed");
+});
+
+test.for([
+  { others: 0, when: "when its number is not given out again" },
+  { others: 5, when: "when another transaction has got its number" },
+])("a write that a crash of the database took with it is not taken for written, $when", async ({ others }) => {
+  const postgres = await PrivatePostgres.start();
+  atEnd(() => postgres.dispose());
+  const { store, wire } = await startStoreOverWire(postgres.connection);
+  const direct = await startStore(postgres.connection);
+  wire.breakAt({ statement: "COMMIT", lost: "statement", stays: true });
+  const lost = store.facts.record({ events: [{ body: { type: "proxy_up" }, message: "lost at first" }] });
+  await wire.broken;
+
+  await postgres.stop("kill");
+  await postgres.start();
+  for (let other = 0; other < others; other++) await eventually(() => append(direct, 1, "other"));
+  wire.mend();
+
+  expect(await lost).toBe(BigInt(others + 1));
+  const messages = (await wholeLog(direct)).map(({ message }) => message);
+  expect(messages).toEqual([...Array.from({ length: others }, () => "other"), "lost at first"]);
 });
 
 test("the log says of every event who, where, why and when", async () => {
@@ -290,8 +316,8 @@ function aWriter(): fc.Arbitrary<Writer> {
     .filter(({ events, creates }) => events > 0 || creates);
 }
 
-async function startStoreOverWire() {
-  const connection = await emptyDatabase();
+async function startStoreOverWire(database?: EmbeddedConnection) {
+  const connection = database ?? (await emptyDatabase());
   const wire = await PostgresWire.to(connection);
   atEnd(() => wire.close());
   return { store: await startStore(wire.connection), wire, connection };

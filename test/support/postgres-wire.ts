@@ -8,6 +8,8 @@ export interface Break {
   /** What the statement contains. */
   readonly statement: string;
   readonly lost: "statement" | "answer";
+  /** Nothing gets through afterwards until `mend`. */
+  readonly stays?: boolean;
 }
 
 /** A way to a Postgres that breaks, once, where a test says; afterwards it is whole again. */
@@ -18,6 +20,8 @@ export class PostgresWire {
   readonly #target: EmbeddedConnection;
   readonly #sockets = new Set<Socket>();
   #plan: { readonly where: Break; readonly done: () => void } | undefined;
+
+  #cut = false;
 
   private constructor(target: EmbeddedConnection) {
     this.#target = target;
@@ -44,6 +48,10 @@ export class PostgresWire {
     this.#plan = { where, done: resolve };
   }
 
+  mend(): void {
+    this.#cut = false;
+  }
+
   /** Carries nothing on the connections that there are and closes none: half open. New ones are whole. */
   freeze(): void {
     for (const socket of this.#sockets) socket.removeAllListeners("data").pause();
@@ -56,6 +64,10 @@ export class PostgresWire {
   }
 
   #join(client: Socket): void {
+    if (this.#cut) {
+      client.destroy();
+      return;
+    }
     const server = connect(join(this.#target.host, `.s.PGSQL.${this.#target.port}`));
     const close = () => {
       client.destroy();
@@ -78,6 +90,10 @@ export class PostgresWire {
         return;
       }
       this.#plan = undefined;
+      if (plan.where.stays === true) {
+        this.#cut = true;
+        for (const socket of this.#sockets) if (socket !== client && socket !== server) socket.destroy();
+      }
       if (plan.where.lost === "statement") {
         close();
         plan.done();
