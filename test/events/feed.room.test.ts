@@ -181,9 +181,9 @@ test("a follower that falls out of what is kept while it reads is told so, and g
   expect(follower.events.map(({ revision }) => revision)).toEqual(follower.events.map((_, index) => BigInt(index + 1)));
 });
 
-test("a follower that does not read holds up nobody, and catches up when it does", async () => {
+test("a follower that does not read holds up nobody, nothing is kept for it, and it catches up when it does", async () => {
   const store = await startStore();
-  const { feed } = await startFeed(store, { ringSize: 32 });
+  const { feed, reads } = await startFeed(store, { ringSize: 32 });
   const { promise: woken, resolve: wake } = Promise.withResolvers<void>();
   const after = { storeUid: store.storeUid, revision: 0n };
   const [asleep, awake] = [new Follower(feed, { after }, () => woken), new Follower(feed, { after })];
@@ -191,11 +191,12 @@ test("a follower that does not read holds up nobody, and catches up when it does
 
   for (let turn = 0; turn < 200; turn++) await append(store, 2);
   await awake.reached(200n);
-  const readMeanwhile = asleep.events.length;
+  const [got, read] = [asleep.events.length, reads.length];
   wake();
   await asleep.reached(200n);
 
-  expect(readMeanwhile).toBe(0);
+  expect(got).toBe(0);
+  expect(reads.slice(read)).toContain(0n);
   expect(asleep.events).toEqual(awake.events);
   expect(asleep.events).toHaveLength(400);
 });

@@ -4,17 +4,23 @@ import { type EventSource, Feed, type FeedItem, type FollowOptions } from "../..
 import type { Store } from "../../src/store/store.ts";
 import { atEnd } from "../store/workbench.ts";
 
-/** A started feed of a store, with what it reported as failed. */
+/** A started feed of a store, with what it reported as failed and after which revisions it read the store. */
 export async function startFeed(
   store: Store,
   { ringSize }: { ringSize?: number } = {},
-): Promise<{ feed: Feed; failures: unknown[] }> {
+): Promise<{ feed: Feed; failures: unknown[]; reads: bigint[] }> {
   const failures: unknown[] = [];
+  const reads: bigint[] = [];
+  const source = sourceOf(store);
+  const readAfter = (revision: bigint, limit: number) => {
+    reads.push(revision);
+    return source.readAfter(revision, limit);
+  };
   const options = { storeUid: store.storeUid, onFailure: (error: unknown) => failures.push(error) };
-  const feed = new Feed(sourceOf(store), ringSize === undefined ? options : { ...options, ringSize });
+  const feed = new Feed({ ...source, readAfter }, ringSize === undefined ? options : { ...options, ringSize });
   atEnd(() => feed.stop());
   await feed.start();
-  return { feed, failures };
+  return { feed, failures, reads };
 }
 
 export function sourceOf({ events, wakeups }: Store): EventSource {
