@@ -8,7 +8,8 @@ import type { Instance } from "../../src/domain/status.ts";
 import type { Token } from "../../src/domain/token.ts";
 import type { Store } from "../../src/store/store.ts";
 import { aRoute } from "../rpc/arbitrary.ts";
-import { anInstance, aToken, create, remove, startStore } from "./workbench.ts";
+import { query } from "../support/postgres.ts";
+import { anInstance, aToken, create, emptyDatabase, remove, startStore } from "./workbench.ts";
 
 test("whatever comes and goes between pages of services, what stays is listed once and in order", async () => {
   const store = await startStore();
@@ -56,6 +57,19 @@ test("whatever comes and goes between pages of routes, what stays is listed once
     }),
     { numRuns: 10 },
   );
+});
+
+test("a database whose language has its own lower case lists routes as any other", async () => {
+  const connection = await emptyDatabase();
+  const store = await startStore(connection);
+  await query(connection, 'ALTER TABLE routes ALTER COLUMN service TYPE text COLLATE "tr-x-icu"');
+  await saveRoutes(store, await createAll(store, ["IA", "ib", "IC"]));
+
+  const routes: Route[] = [];
+  for (const afterService of [undefined, "IA", "ib", "IC"])
+    routes.push(...(await store.routes.page({ afterService, limit: 1 })));
+
+  expect(routes.map(({ service }) => service)).toEqual(["IA", "ib", "IC"]);
 });
 
 test("whatever begins and ends between pages of instances and tokens, what stays is listed once, newest first", async () => {
