@@ -178,7 +178,7 @@ test("facts wait for a database that is away, and are written once, in order", a
   const store = await startStore(postgres.connection);
   await append(store);
 
-  await postgres.stop("kill");
+  await postgres.stop("immediate");
   const recorded = ["a", "b", "c"].map((message) => store.facts.record(aFact(undefined, message)));
   await expect(store.ping()).rejects.toMatchObject({ reason: "STORE_UNAVAILABLE" });
   await postgres.start();
