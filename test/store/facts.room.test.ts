@@ -73,7 +73,7 @@ test("a guard refuses another generation, another wish and a service that is gon
     expect(
       store.facts.record({
         ...aFact(uid, "refused"),
-        instance,
+        instances: [instance],
         status: aStatus({ state: "failed" }),
         ...(guard && { guard }),
       }),
@@ -97,8 +97,8 @@ test("a fact that the database refuses takes no other with it", async () => {
   const live = anInstance(service);
 
   const outcomes = await Promise.allSettled([
-    store.facts.record({ ...aFact(service.uid, "a"), instance: live }),
-    store.facts.record({ ...aFact(service.uid, "second live instance"), instance: anInstance(service) }),
+    store.facts.record({ ...aFact(service.uid, "a"), instances: [live] }),
+    store.facts.record({ ...aFact(service.uid, "second live instance"), instances: [anInstance(service)] }),
     store.facts.record(aFact(service.uid, "b")),
   ]);
 
@@ -141,7 +141,7 @@ test("the last fact of a service that is wished deleted removes it", async () =>
   const service = await create(store, "web");
   const instance = anInstance(service);
   const route = aRoute({ service: "web", serviceUid: service.uid });
-  await store.facts.record({ ...aFact(service.uid, ""), instance, route });
+  await store.facts.record({ ...aFact(service.uid, ""), instances: [instance], route });
   await store.write((tx) => tx.updateService(service, { wish: "deleted", version: 2 }));
 
   await store.facts.record({ ...aFact(service.uid, "out"), route: { removed: true } });
@@ -154,7 +154,7 @@ test("the last fact of a service that is wished deleted removes it", async () =>
     time: new Date(),
     requested: true,
   } as const;
-  await store.facts.record({ ...aFact(service.uid, "gone"), instance: { ...instance, state: "ended", exit } });
+  await store.facts.record({ ...aFact(service.uid, "gone"), instances: [{ ...instance, state: "ended", exit }] });
 
   expect(meanwhile?.wish).toBe("deleted");
   expect((await store.services.byName("web")).service).toBeUndefined();

@@ -1,9 +1,10 @@
 import { randomUUID } from "node:crypto";
 import fc from "fast-check";
 import { expect, test } from "vitest";
+import type { Waiting } from "../../src/domain/dependency.ts";
 import type { EventBody } from "../../src/domain/event.ts";
 import type { Route } from "../../src/domain/route.ts";
-import type { Instance, InstanceExit, ServiceStatus } from "../../src/domain/status.ts";
+import type { Condition, Instance, InstanceExit, ServiceStatus, SideInstance } from "../../src/domain/status.ts";
 import type { NewToken } from "../../src/store/tokens.ts";
 import { anySpec, aRoute, aStatus } from "../rpc/arbitrary.ts";
 import { query } from "../support/postgres.ts";
@@ -169,7 +170,7 @@ test("a program's last words that no text can hold do not keep its exit from bei
   await store.facts.record({
     serviceUid: service.uid,
     status: aStatus({ lastExit: exit, message: exit.message }),
-    instance,
+    instances: [instance],
     events: [{ body: { type: "instance_exited", instanceId: instance.id, pid: 1, exit }, message: exit.message }],
   });
 
@@ -258,10 +259,11 @@ test("a token's use is noted at most every five minutes", async () => {
   expect(noted).toEqual([at(0), at(0), at(6)]);
 });
 
-test("a service has one instance that may be alive, and a prefix one route", async () => {
+test("a service has one instance of each role that may be alive, and a prefix one route", async () => {
   const store = await startStore();
   const [web, other] = [await create(store, "web"), await create(store, "other")];
-  await store.write((tx) => tx.saveInstance(anInstance(web)));
+  for (const role of ["current", "replacement", "retiring"] as const)
+    await store.write((tx) => tx.saveInstance(anInstance(web, { role })));
   await store.write((tx) => tx.saveRoute(aRoute({ service: "web", serviceUid: web.uid })));
 
   const secondInstance = store.write((tx) => tx.saveInstance(anInstance(web)));
@@ -302,15 +304,15 @@ test("a patch changes what it names and nothing else", async () => {
   const spec = managedSpec("web", { command: ["true"] });
 
   await store.write(async (tx) => {
-    await tx.updateService(service, { generation: 2, status: aStatus({ restarts: 7 }) });
+    await tx.updateService(service, { generation: 2, resets: 3, status: aStatus({ restarts: 7 }) });
     tx.append({ ...anOccurrence(), service });
   });
   const quiet = (await store.services.byName("web")).service;
   await store.write((tx) => tx.updateService(service, { spec, version: 2, setName: "", apiTokenSealed: null }));
   const { service: loud } = await store.services.byName("web");
 
-  expect(quiet).toEqual({ ...service, generation: 2, status: aStatus({ restarts: 7 }), revision: 2n });
-  expect(loud).toMatchObject({ spec: plain(spec), version: 2, setName: "", generation: 2 });
+  expect(quiet).toEqual({ ...service, generation: 2, resets: 3, status: aStatus({ restarts: 7 }), revision: 2n });
+  expect(loud).toMatchObject({ spec: plain(spec), version: 2, setName: "", generation: 2, resets: 3 });
   expect(loud?.updateTime.getTime()).toBeGreaterThan(service.updateTime.getTime());
   expect(await store.services.sealedApiToken(service.uid)).toBeUndefined();
 });
@@ -404,7 +406,7 @@ function maybe<T>(value: fc.Arbitrary<T>): fc.Arbitrary<T | undefined> {
 
 function someExit(): fc.Arbitrary<InstanceExit> {
   return fc.record({
-    reason: fc.constantFrom("exited", "signaled", "spawn_failed", "lost"),
+    reason: fc.constantFrom("exited", "signaled", "spawn_failed", "lost", "oom_killed"),
     code: maybe(count),
     signal: maybe(fc.constantFrom("SIGTERM", "SIGKILL")),
     message: text,
@@ -432,6 +434,34 @@ function aServiceStatus(): fc.Arbitrary<ServiceStatus> {
     url: maybe(fc.webUrl()),
     published: fc.boolean(),
     transitionTime: time,
+    readyTransitionTime: maybe(time),
+    conditions: fc.array(someCondition()),
+    waitingFor: fc.array(someWaiting()),
+    replacement: maybe(someSideInstance()),
+    retiring: maybe(someSideInstance()),
+    failedGeneration: fc.maxSafeNat(),
+    observedResets: fc.maxSafeNat(),
+  });
+}
+
+function someCondition(): fc.Arbitrary<Condition> {
+  const type = fc.constantFrom("limits_not_enforced", "update_failed", "output_at_risk");
+  return fc.record({ type, message: text, since: time });
+}
+
+function someWaiting(): fc.Arbitrary<Waiting> {
+  return fc.record({ service: text, condition: fc.constantFrom("started", "ready", "completed"), message: text });
+}
+
+function someSideInstance(): fc.Arbitrary<SideInstance> {
+  return fc.record({
+    instanceId: uuid,
+    pid: maybe(count),
+    generation: fc.maxSafeNat(),
+    url: maybe(fc.webUrl()),
+    startTime: time,
+    isStopping: fc.boolean(),
+    failure: text,
   });
 }
 
@@ -448,6 +478,7 @@ function someInstance(): fc.Arbitrary<Partial<Instance>> {
   const rest = fc.record({
     id: uuid,
     node: text,
+    role: fc.constantFrom("current", "replacement", "retiring"),
     generation: fc.maxSafeNat(),
     process: maybe(process),
     pid: maybe(count),
@@ -496,7 +527,12 @@ function anEventBody(): fc.Arbitrary<EventBody> {
     fc.record({ type: fc.constant("service_updated" as const), paths: fc.array(text), restarts: fc.boolean() }),
     fc.record({ type: fc.constant("wish_changed" as const), wish: fc.constantFrom("running", "stopped", "deleted") }),
     fc.record({ type: fc.constant("instance_starting" as const), instanceId: uuid }),
-    fc.record({ type: fc.constantFrom("instance_started", "instance_ready", "instance_adopted"), ...ofInstance }),
+    fc.record({
+      type: fc.constantFrom("instance_started", "instance_ready", "instance_adopted", "instance_promoted"),
+      ...ofInstance,
+    }),
+    fc.record({ type: fc.constant("instance_signalled" as const), instanceId: uuid, signal: fc.constant("SIGHUP") }),
+    fc.record({ type: fc.constantFrom("condition_raised", "condition_cleared"), condition: someCondition() }),
     fc.record({ type: fc.constant("instance_exited" as const), ...ofInstance, exit: someExit() }),
     fc.record({
       type: fc.constantFrom("restart_scheduled", "crash_loop_entered"),

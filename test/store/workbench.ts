@@ -148,6 +148,7 @@ export function anInstance(service: Service, instance: Partial<Instance> = {}): 
     serviceUid: service.uid,
     generation: service.generation,
     node: "here",
+    role: "current",
     state: "created",
     process: undefined,
     pid: undefined,
