@@ -1,6 +1,8 @@
 import { readdir, readFile } from "node:fs/promises";
 import { expect, test } from "vitest";
-import type { Service } from "../../src/domain/service.ts";
+import type { Probe, ProbeAction } from "../../src/domain/probe.ts";
+import type { ManagedSpec, Service } from "../../src/domain/service.ts";
+import { blankStatus, type Instance } from "../../src/domain/status.ts";
 import type { EmbeddedConnection } from "../../src/store/embedded-postgres.ts";
 import { migrate } from "../../src/store/migrate.ts";
 import { Store } from "../../src/store/store.ts";
@@ -19,6 +21,7 @@ test("every step has a database of its release to be upgraded from", async () =>
 
 test.for(releases)("a database of %s is upgraded, and everything in it is as it was", async (release) => {
   const connection = await databaseOf(release);
+  const { grader, wiki, instances } = release === "0001_initial.sql" ? first : later;
 
   const store = await startStore(connection);
 
@@ -28,19 +31,9 @@ test.for(releases)("a database of %s is upgraded, and everything in it is as it 
   expect(services).toEqual([grader, wiki]);
   expect(await store.services.sealedApiToken(grader.uid)).toEqual(Buffer.from([0, 255]));
   expect(await store.routes.page({ afterService: undefined, limit: 10 })).toEqual([grader.route]);
-  expect(await store.instances.page({ serviceUid: grader.uid, liveOnly: false, after: undefined, limit: 10 })).toEqual([
-    { ...instance, generation: 3, state: "running" },
-    {
-      ...instance,
-      id: "bbbbbbbb-0000-4000-8000-000000000001",
-      process: { bootId: "boot", pid: 4710, startTime: "100" },
-      pid: 4711,
-      createTime: at("2026-01-02T03:04:01Z"),
-      startTime: at("2026-01-02T03:04:02Z"),
-      readyTime: undefined,
-      exit: killed,
-    },
-  ]);
+  expect(await store.instances.page({ serviceUid: grader.uid, liveOnly: false, after: undefined, limit: 10 })).toEqual(
+    instances,
+  );
   const events = await store.events.readAfter(1n, 100);
   expect(events.map(({ body }) => body)).toEqual([
     { type: "server_started" },
@@ -51,6 +44,7 @@ test.for(releases)("a database of %s is upgraded, and everything in it is as it 
     { type: "route_programmed", route: grader.route },
   ]);
   expect(events.map(({ after }) => after?.name)).toEqual([undefined, "Grader", "Grader", "gone", "wiki", "Grader"]);
+  expect(events.slice(-2).map(({ after }) => after)).toEqual([wiki, grader]);
   expect(events[4]).toMatchObject({ actor: "operator", requestId: "dddddddd-0000-4000-8000-000000000001" });
 });
 
@@ -71,7 +65,11 @@ test.for(releases)("tokens and remembered answers of %s are good after the upgra
       revokeTime: at("2026-01-04T00:00:00Z"),
       replacedBy: "cccccccc-0000-4000-8000-000000000001",
     },
-    { id: "cccccccc-0000-4000-8000-000000000002", source: "instance", service: { name: "Grader", uid: grader.uid } },
+    {
+      id: "cccccccc-0000-4000-8000-000000000002",
+      source: "instance",
+      service: { name: "Grader", uid: first.grader.uid },
+    },
     { id: "cccccccc-0000-4000-8000-000000000001", note: "first", lastUsedTime: at("2026-01-02T00:00:00Z") },
   ]);
   expect(await store.tokens.byId("cccccccc-0000-4000-8000-000000000002")).toMatchObject({
@@ -86,7 +84,7 @@ test.for(releases)("an upgraded database of %s has the schema of a new one, and 
   await migrate(fresh);
 
   const service = await create(store, "new");
-  await remove(store, wiki);
+  await remove(store, first.wiki);
 
   expect(service.revision).toBe(7n);
   expect((await store.services.snapshot()).services.map(({ name }) => name)).toEqual(["Grader", "new"]);
@@ -173,7 +171,7 @@ async function databaseOf(release: string): Promise<EmbeddedConnection> {
 async function schemaOf(connection: EmbeddedConnection): Promise<unknown[]> {
   return read(
     connection,
-    `SELECT c.relname AS of, 'column ' || a.attnum || ' ' || a.attname AS what,
+    `SELECT c.relname AS of, 'column ' || row_number() OVER (PARTITION BY c.oid ORDER BY a.attnum) || ' ' || a.attname AS what,
             format_type(a.atttypid, a.atttypmod) || ' ' || a.attnotnull || ' ' || COALESCE(pg_get_expr(d.adbin, d.adrelid), '') AS how
        FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid LEFT JOIN pg_attrdef d ON (d.adrelid, d.adnum) = (a.attrelid, a.attnum)
       WHERE c.relnamespace = 'public'::regnamespace AND c.relkind = 'r' AND a.attnum > 0 AND NOT a.attisdropped
@@ -182,6 +180,10 @@ async function schemaOf(connection: EmbeddedConnection): Promise<unknown[]> {
      UNION ALL SELECT proname, 'function', pg_get_functiondef(oid) FROM pg_proc WHERE pronamespace = 'public'::regnamespace
      ORDER BY 1, 2, 3`,
   );
+}
+
+function aProbe(action: ProbeAction, probe: Partial<Probe>): Probe {
+  return { action, periodMs: 10_000, timeoutMs: 2_000, failureThreshold: 3, successThreshold: 1, ...probe };
 }
 
 function at(time: string): Date {
@@ -197,27 +199,42 @@ const killed = {
   requested: false,
 } as const;
 
+const managed: ManagedSpec = {
+  type: "managed",
+  command: ["python3", "-m", "grader", "é"],
+  environment: { COLOUR: "green" },
+  cwd: "/var/lib",
+  user: "nobody",
+  restartPolicy: {
+    mode: "on_failure",
+    baseDelayMs: 100,
+    maxDelayMs: 60_000,
+    multiplier: 2,
+    resetAfterMs: 120_000,
+    immediateAfterMs: 10_000,
+    maxRestarts: 5,
+    noRestartExitCodes: [],
+    crashLoopExits: 5,
+    crashLoopWindowMs: 300_000,
+  },
+  stopGraceMs: 10_000,
+  readinessTimeoutMs: 30_000,
+  minReadyMs: 1_000,
+  stopSignal: "SIGTERM",
+  drainMs: undefined,
+  limits: {},
+  startupProbe: undefined,
+  readinessProbe: undefined,
+  livenessProbe: undefined,
+  dependsOn: [],
+  updateStrategy: "recreate",
+};
+
 const grader: Service = {
   name: "Grader",
   uid: "aaaaaaaa-0000-4000-8000-000000000001",
   spec: {
-    kind: {
-      type: "managed",
-      command: ["python3", "-m", "grader", "é"],
-      environment: { COLOUR: "green" },
-      cwd: "/var/lib",
-      user: "nobody",
-      restartPolicy: {
-        mode: "on_failure",
-        baseDelayMs: 100,
-        maxDelayMs: 60_000,
-        resetAfterMs: 120_000,
-        maxRestarts: 5,
-      },
-      stopGraceMs: 10_000,
-      readinessTimeoutMs: 30_000,
-      minReadyMs: 1_000,
-    },
+    kind: managed,
     admin: true,
     url: "http://127.0.0.1:20000",
     apiTokenSet: true,
@@ -229,12 +246,12 @@ const grader: Service = {
   },
   wish: "running",
   generation: 3,
+  resets: 0,
   version: 2,
   status: {
+    ...blankStatus,
     state: "running",
     ready: true,
-    reason: "",
-    message: "",
     observedGeneration: 3,
     instanceId: "bbbbbbbb-0000-4000-8000-000000000002",
     pid: 4712,
@@ -244,7 +261,6 @@ const grader: Service = {
     restarts: 1,
     failures: 1,
     recentFailures: [killed.time],
-    nextStartTime: undefined,
     url: "http://127.0.0.1:20000",
     published: true,
     transitionTime: at("2026-01-02T03:04:07Z"),
@@ -273,7 +289,7 @@ const wiki: Service = {
   name: "wiki",
   uid: "aaaaaaaa-0000-4000-8000-000000000002",
   spec: {
-    kind: { type: "external" },
+    kind: { type: "external", probe: undefined },
     admin: false,
     url: undefined,
     apiTokenSet: false,
@@ -285,26 +301,9 @@ const wiki: Service = {
   },
   wish: "deleted",
   generation: 1,
+  resets: 0,
   version: 2,
-  status: {
-    state: "external",
-    ready: false,
-    reason: "",
-    message: "",
-    observedGeneration: 0,
-    instanceId: undefined,
-    pid: undefined,
-    startTime: undefined,
-    readyTime: undefined,
-    lastExit: undefined,
-    restarts: 0,
-    failures: 0,
-    recentFailures: [],
-    nextStartTime: undefined,
-    url: undefined,
-    published: false,
-    transitionTime: at("2026-01-01T00:00:00Z"),
-  },
+  status: { ...blankStatus, state: "external", transitionTime: at("2026-01-01T00:00:00Z") },
   route: undefined,
   revision: 5n,
   createTime: at("2026-01-01T00:00:00Z"),
@@ -312,17 +311,117 @@ const wiki: Service = {
   setName: "",
 };
 
-const instance = {
-  id: "bbbbbbbb-0000-4000-8000-000000000002",
+const ended: Instance = {
+  id: "bbbbbbbb-0000-4000-8000-000000000001",
   service: "Grader",
   serviceUid: grader.uid,
   generation: 2,
   node: "here",
+  role: "current",
   state: "ended",
+  process: { bootId: "boot", pid: 4710, startTime: "100" },
+  pid: 4711,
+  createTime: at("2026-01-02T03:04:01Z"),
+  startTime: at("2026-01-02T03:04:02Z"),
+  readyTime: undefined,
+  exit: killed,
+};
+
+const running: Instance = {
+  ...ended,
+  id: "bbbbbbbb-0000-4000-8000-000000000002",
+  generation: 3,
+  state: "running",
   process: { bootId: "boot", pid: 4709, startTime: "200" },
   pid: 4712,
   createTime: at("2026-01-02T03:04:05Z"),
   startTime: at("2026-01-02T03:04:06Z"),
   readyTime: at("2026-01-02T03:04:07Z"),
   exit: undefined,
-} as const;
+};
+
+/** What was written before there were rolling updates, probes and limits: what it lacks has the default of then, because that is how it was run. */
+const first = { grader, wiki, instances: [running, ended] };
+
+/** The same since then, with all that a service can have. */
+const later: typeof first = {
+  grader: {
+    ...grader,
+    spec: {
+      ...grader.spec,
+      kind: {
+        ...managed,
+        restartPolicy: {
+          ...managed.restartPolicy,
+          multiplier: 1.5,
+          immediateAfterMs: 5_000,
+          noRestartExitCodes: [64, 78],
+          crashLoopExits: 3,
+          crashLoopWindowMs: 60_000,
+        },
+        stopSignal: "SIGINT",
+        drainMs: 5_000,
+        limits: { memoryBytes: 268_435_456, nice: 5 },
+        startupProbe: aProbe({ kind: "exec", command: ["true", "é"] }, { periodMs: 5_000 }),
+        readinessProbe: aProbe({ kind: "http", path: "/health", port: undefined }, { periodMs: 2_000 }),
+        livenessProbe: aProbe({ kind: "grpc", port: 20_001, service: "" }, { failureThreshold: 6 }),
+        dependsOn: [{ service: "wiki", condition: "started" }],
+        updateStrategy: "rolling",
+      },
+      url: "http://127.0.0.1:0",
+    },
+    generation: 4,
+    resets: 2,
+    status: {
+      ...grader.status,
+      readyTransitionTime: at("2026-01-02T03:04:07Z"),
+      conditions: [{ type: "output_at_risk", message: "the disk is nearly full", since: at("2026-01-02T03:04:08Z") }],
+      waitingFor: [{ service: "wiki", condition: "started", message: "there is no such service" }],
+      replacement: {
+        instanceId: "bbbbbbbb-0000-4000-8000-000000000003",
+        pid: 4713,
+        generation: 4,
+        url: "http://127.0.0.1:20002",
+        startTime: at("2026-01-02T03:04:08Z"),
+        isStopping: false,
+        failure: "",
+      },
+      retiring: {
+        instanceId: "bbbbbbbb-0000-4000-8000-000000000001",
+        pid: undefined,
+        generation: 2,
+        url: undefined,
+        startTime: at("2026-01-02T03:04:02Z"),
+        isStopping: true,
+        failure: "",
+      },
+      failedGeneration: 2,
+      observedResets: 2,
+    },
+  },
+  wiki: {
+    ...wiki,
+    spec: {
+      ...wiki.spec,
+      kind: {
+        type: "external",
+        probe: aProbe({ kind: "tcp", port: 8_080 }, { periodMs: 60_000, failureThreshold: 1 }),
+      },
+    },
+  },
+  instances: [
+    {
+      ...running,
+      id: "bbbbbbbb-0000-4000-8000-000000000003",
+      generation: 4,
+      role: "replacement",
+      process: { bootId: "boot", pid: 4714, startTime: "300" },
+      pid: 4713,
+      createTime: at("2026-01-02T03:04:07Z"),
+      startTime: at("2026-01-02T03:04:08Z"),
+      readyTime: undefined,
+    },
+    running,
+    ended,
+  ],
+};
