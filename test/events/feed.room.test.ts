@@ -22,11 +22,11 @@ import { Follower, sourceOf, startFeed } from "./workbench.ts";
 
 test("whatever writers do at once, every follower gets each event once, in order and whole, from where it began", async () => {
   await fc.assert(
-    fc.asyncProperty(aHistory(), async ({ ringSize, before, writers, followers, cut }) => {
+    fc.asyncProperty(aHistory(), async ({ ring, before, writers, followers, cut }) => {
       const connection = await emptyDatabase();
       const [store, another] = [await startStore(connection), await startStore(connection)];
       for (const events of before) await append(store, events);
-      const { feed, failures } = await startFeed(store, { ringSize });
+      const { feed, failures } = await startFeed(store, ring);
 
       const readers = followers.map(({ from, matching }) => {
         const revision = BigInt(Math.floor(from * before.length));
@@ -309,7 +309,7 @@ function aHistory() {
   const count = fc.integer({ min: 1, max: 5 });
   const writes = fc.array(fc.record({ events: count, fails: fc.boolean() }), { minLength: 2, maxLength: 25 });
   return fc.record({
-    ringSize: fc.constantFrom(1, 10, 1_000),
+    ring: fc.record({ ringSize: fc.constantFrom(1, 10, 1_000), ringBytes: fc.constantFrom(1, 5_000, 1_000_000) }),
     before: fc.array(count, { maxLength: 120 }),
     writers: fc.array(writes, { minLength: 1, maxLength: 6 }),
     followers: fc.array(

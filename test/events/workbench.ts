@@ -1,13 +1,13 @@
 import { expect } from "vitest";
 import type { Cursor, Event } from "../../src/domain/event.ts";
-import { type EventSource, Feed, type FeedItem, type FollowOptions } from "../../src/events/feed.ts";
+import { type EventSource, Feed, type FeedItem, type FeedOptions, type FollowOptions } from "../../src/events/feed.ts";
 import type { Store } from "../../src/store/store.ts";
 import { atEnd } from "../store/workbench.ts";
 
 /** A started feed of a store, with what it reported as failed and after which revisions it read the store. */
 export async function startFeed(
   store: Store,
-  { ringSize }: { ringSize?: number } = {},
+  ring: Pick<FeedOptions, "ringSize" | "ringBytes"> = {},
 ): Promise<{ feed: Feed; failures: unknown[]; reads: bigint[] }> {
   const failures: unknown[] = [];
   const reads: bigint[] = [];
@@ -16,8 +16,8 @@ export async function startFeed(
     reads.push(revision);
     return source.readAfter(revision, limit);
   };
-  const options = { storeUid: store.storeUid, onFailure: (error: unknown) => failures.push(error) };
-  const feed = new Feed({ ...source, readAfter }, ringSize === undefined ? options : { ...options, ringSize });
+  const onFailure = (error: unknown) => failures.push(error);
+  const feed = new Feed({ ...source, readAfter }, { ...ring, storeUid: store.storeUid, onFailure });
   atEnd(() => feed.stop());
   await feed.start();
   return { feed, failures, reads };
