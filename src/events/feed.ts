@@ -147,7 +147,7 @@ export class Feed {
     // What was read may have been thinned out meanwhile: then the reader has fallen out of what is kept.
     const { oldest } = await this.#source.bounds();
     if (position < oldest) throw compacted(position, oldest, this.#head);
-    return { events, upTo: events.at(-1)?.revision ?? head };
+    return { events, upTo: lastOfDense(position, events) };
   }
 
   #begin(after: Cursor | undefined, bounds: { head: bigint; oldest: bigint }): bigint {
@@ -202,31 +202,32 @@ export class Feed {
   async #read(): Promise<boolean> {
     if (this.#stopping.signal.aborted) return false;
     const events = await this.#source.readAfter(this.#head, eventsARead);
-    const last = events.at(-1);
-    if (last === undefined) return false;
-    this.#assertDense(events);
+    if (events.length === 0) return false;
+    const last = lastOfDense(this.#head, events);
     this.#ring.push(events);
-    this.#head = last.revision;
+    this.#head = last;
     const grown = this.#grown;
     this.#grown = Promise.withResolvers();
     grown.resolve();
     return true;
   }
 
-  /** Revisions are dense by construction; a gap would be a lost event, and silence about it the worst of all bugs. */
-  #assertDense(events: readonly Event[]): void {
-    let expected = this.#head;
-    for (const { revision, index } of events) {
-      if (revision === expected && index > 0) continue;
-      expected += 1n;
-      if (revision !== expected) throw new Error(`the event log has a gap: ${revision} follows ${expected - 1n}`);
-    }
-  }
-
   #emptyRing(): Ring {
     const { ringSize = 16_384, ringBytes = 64 * 1_048_576 } = this.#options;
     return new Ring(this.#head, { events: ringSize, bytes: ringBytes });
   }
+}
+
+/** The last revision of events read after one. Revisions are dense by construction: a gap would be a lost event, and silence about it the worst of all bugs. */
+function lastOfDense(after: bigint, events: readonly Event[]): bigint {
+  let last = after;
+  for (const { revision, index } of events) {
+    if (revision === last && index > 0) continue;
+    if (revision !== last + 1n) throw new Error(`the event log has a gap: ${revision} follows ${last}`);
+    last = revision;
+  }
+  if (last === after) throw new Error(`the event log has a gap: nothing follows ${after}`);
+  return last;
 }
 
 /** Waits for one of three things, with one abort listener for its whole life: one for each wait would leak. */
