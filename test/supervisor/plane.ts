@@ -31,6 +31,8 @@ export interface PlaneOptions {
   readonly clock?: Clock;
   readonly drainMs?: number;
   readonly reach?: (point: FailPoint) => void;
+  /** Told of what failed and is tried again. */
+  readonly onFailure?: (error: unknown) => void;
 }
 
 /** What a test says of a managed service; the rest is short, so that tests are. */
@@ -95,7 +97,10 @@ export class Plane {
   async supervise(): Promise<void> {
     const { stateDir, clock = systemClock, drainMs = 0, reach = () => undefined } = this.#options;
     const { store } = this;
-    const onFailure = (error: unknown) => this.failures.push(error);
+    const onFailure = (error: unknown) => {
+      this.failures.push(error);
+      this.#options.onFailure?.(error);
+    };
     const feed = new Feed(
       {
         readAfter: (revision, limit) => store.events.readAfter(revision, limit),
