@@ -26,6 +26,8 @@ export interface Config {
   readonly drainMs: number;
   /** How much of each output stream of a service is kept. */
   readonly logKeepBytes: number;
+  /** How much of the disk shall stay free; undefined: as the disk watch thinks fit. */
+  readonly diskReserveBytes: number | undefined;
   /** The public origin, such as `https://example.org`; empty if unknown. */
   readonly publicUrl: string;
   /** A file with the 32-byte secret that tokens are hashed with, in base64. Default: made in the state directory. */
@@ -88,6 +90,11 @@ export const settings = [
   setting("port-range", "FIRST-LAST", "the ports for services that ask for port 0", "20000-32000"),
   setting("drain", "SECONDS", "how long a process goes on after its route is out, before it is stopped", "1"),
   setting("log-keep", "MIB", "how much of each output stream of a service is kept", "50"),
+  setting(
+    "disk-reserve",
+    "MIB",
+    "below how much free space in the state directory output is told to be at risk; else 64, or 1 % of the disk when that is more",
+  ),
   setting(
     "pepper-file",
     "FILE",
@@ -160,6 +167,7 @@ export function readConfig(
     stopServices: reader.on("stop-services"),
     drainMs: reader.number("drain", 0, 3_600) * 1_000,
     logKeepBytes: reader.number("log-keep", 1, 1_048_576) * 1_048_576,
+    diskReserveBytes: reader.optionalNumber("disk-reserve", 1, 1_048_576, 1_048_576),
     publicUrl: reader.url("public-url", ["http:", "https:"])?.replace(/\/$/, "") ?? "",
     pepperFile: resolve(reader.text("pepper-file") ?? join(stateDir, "pepper")),
     failPoint: environment["STEWARD_FAIL_POINT"],
@@ -284,6 +292,11 @@ class Reader {
       return least;
     }
     return value;
+  }
+
+  /** In units of so many. */
+  optionalNumber(flag: string, least: number, most: number, unit: number): number | undefined {
+    return this.text(flag) === undefined ? undefined : this.number(flag, least, most) * unit;
   }
 
   range(flag: string): { first: number; last: number } {

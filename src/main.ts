@@ -31,6 +31,7 @@ import { EmbeddedPostgres } from "./store/embedded-postgres.ts";
 import { Store } from "./store/store.ts";
 import { Accounts } from "./supervisor/account.ts";
 import { closeInheritedDescriptors } from "./supervisor/descriptors.ts";
+import { DiskWatch } from "./supervisor/disk-watch.ts";
 import { Host } from "./supervisor/host.ts";
 import { HostChecks } from "./supervisor/host-checks.ts";
 import { Launcher } from "./supervisor/launcher.ts";
@@ -187,6 +188,16 @@ async function start(config: Config, log: Logger, version: string, started: Stac
   });
   started.push(() => outputKeeper.stop());
   await started.add(supervisor);
+  await started.add(
+    new DiskWatch({
+      directory: config.stateDir,
+      reserveBytes: config.diskReserveBytes,
+      clock,
+      facts: store.facts,
+      tell: (risk) => supervisor.tellOutputRisk(risk),
+      onFailure,
+    }),
+  );
   if (keeper !== undefined) await started.add(keeper);
   door.server.open();
 

@@ -34,6 +34,8 @@ export class Host {
   /** The ports that are in use, by instance, and the last one of each service. */
   readonly #ports = new Map<string, number>();
   readonly #lastPorts = new Map<string, number>();
+  /** For each service whose output is followed: aborts when nothing more will be written. */
+  readonly #outputEnds = new Map<string, AbortController>();
   /** One search for a port at a time: two at once would find the same. */
   #searching: Promise<unknown> = Promise.resolve();
 
@@ -65,6 +67,15 @@ export class Host {
     await this.#options.outputKeeper.release(stdoutPath);
     await this.#options.outputKeeper.release(stderrPath);
     await rm(join(this.#options.stateDir, "logs", serviceUid), { recursive: true, force: true });
+    this.#outputEnds.get(serviceUid)?.abort();
+    this.#outputEnds.delete(serviceUid);
+  }
+
+  /** Aborts when the output of a service was removed. */
+  outputClosed(serviceUid: string): AbortSignal {
+    const end = this.#outputEnds.get(serviceUid) ?? new AbortController();
+    this.#outputEnds.set(serviceUid, end);
+    return end.signal;
   }
 
   /** The url of an instance: as the spec says, with a port of ours where it says 0, the same as before where that can be. */

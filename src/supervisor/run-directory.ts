@@ -6,11 +6,11 @@ import type { InstanceExit } from "../domain/status.ts";
 /** How an instance ended; whether that was asked for, its runner knows. */
 export type ProcessExit = Omit<InstanceExit, "requested">;
 
-/** What an instance keeps in its run directory. Only Steward's user may look into it, so a service of another user forges nothing. */
+/** What an instance keeps in its run directory. All but the FIFO begin as blanks and are written over. Only Steward's user may look into it, so a service of another user forges nothing. */
 export const runFiles = {
   /** A FIFO that the shim holds open for as long as it lives. */
   alive: "alive",
-  /** How the command ended, one line. */
+  /** How the command ended, on its first line. */
   exit: "exit",
   /** How far the second stage came. */
   stage: "stage",
@@ -67,7 +67,7 @@ async function readRecord(runDir: string): Promise<ExitRecord | undefined> {
   const file = await openIfThere(join(runDir, runFiles.exit));
   if (file === undefined) return undefined;
   try {
-    const [, kind, number] = /^(code|signal) (\d+)\n$/.exec(await file.readFile("utf8")) ?? [];
+    const [, kind, number] = /^(code|signal) (\d+)\n/.exec(await file.readFile("utf8")) ?? [];
     if (kind === undefined) return undefined;
     return { kind, number: Number(number), time: (await file.stat()).mtime };
   } finally {

@@ -62,8 +62,9 @@ export function gateScript(request: CommandRequest): Buffer {
  * its own standard error, which nobody else has here (bash does not in posix mode); only of INT and PIPE none speaks, and
  * 130 and 141 are taken for them, as is custom. The subshell keeps the command's own redirections out of that.
  *
- * The record is one short write to a new file, so it is there whole or not at all. Signals to the group are caught, not
- * ignored: the command gets the defaults back.
+ * The record is one short write, so it is there whole or not at all. It goes over blanks that were written before the
+ * command began, as everything that is told here does: a disk that fills takes no exit away. Signals to the group are
+ * caught, not ignored: the command gets the defaults back.
  */
 const shimText = `# holds one instance of a service and records how it ended
 d=$1 out=$2 err=$3
@@ -72,15 +73,17 @@ trap : HUP INT QUIT ILL TRAP ABRT BUS FPE USR1 SEGV USR2 PIPE ALRM TERM XCPU XFS
 [ -z "\${BASH_VERSION-}" ] || set +o posix
 umask 077
 PATH=/usr/sbin:/usr/bin:/sbin:/bin
-exec 2>"$d/${runFiles.notes}"
+for file in ${runFiles.notes} ${runFiles.stage} ${runFiles.exit}; do printf '%127s\\n' '' >"$d/$file" || exit 125; done
+exec 2<>"$d/${runFiles.notes}"
 mkfifo "$d/${runFiles.alive}" || exit 125
-exec 3<>"$d/${runFiles.alive}" 4>>"$out" 5>>"$err" 6>"$d/${runFiles.stage}"
+exec 3<>"$d/${runFiles.alive}" 4>>"$out" 5>>"$err" 6<>"$d/${runFiles.stage}"
 (exec "$@" >&4 2>&5 3>&6 4>&- 5>&- 6>&-)
 c=$? k=code
-if [ $c -gt 128 ] && [ -s "$d/${runFiles.notes}" ]; then k=signal; fi
+read -r note <"$d/${runFiles.notes}"
+if [ $c -gt 128 ] && [ -n "$note" ]; then k=signal; fi
 case $c in 130 | 141) k=signal ;; esac
 [ $k = code ] || c=$((c - 128))
-echo "$k $c" >"$d/${runFiles.exit}"
+echo "$k $c" 1<>"$d/${runFiles.exit}"
 exit 0`;
 
 const setpriv = "/usr/bin/setpriv";

@@ -7,11 +7,15 @@ import type { Instance } from "../domain/status.ts";
 import type { Feed } from "../events/feed.ts";
 import { DependencyGraph } from "./dependency-graph.ts";
 import { removeEndedRunDirectories, removeOldOutput } from "./left-directories.ts";
-import { lastLines, type OutputChunk, type OutputStream, readOutput } from "./output.ts";
+import { lastLines, type OutputChunk, type OutputRequest, readOutput } from "./output.ts";
 import { pause } from "./pause.ts";
 import { Runner } from "./runner.ts";
 import type { RunnerTools } from "./runner-tools.ts";
 import { signalInstance } from "./signal-instance.ts";
+
+export interface LogRequest extends Omit<OutputRequest, "stdoutPath" | "stderrPath" | "closed"> {
+  readonly service: Service;
+}
 
 export interface SupervisorOptions extends Omit<RunnerTools, "unmet" | "dependentsGone"> {
   readonly stateDir: string;
@@ -34,6 +38,7 @@ export class Supervisor {
   readonly #stopping = new AbortController();
   /** Runners that let go. */
   readonly #closing = new Set<Promise<void>>();
+  #outputRisk = "";
   #following: Promise<void> | undefined;
 
   constructor(options: SupervisorOptions) {
@@ -112,15 +117,15 @@ export class Supervisor {
   }
 
   /** What a service wrote, oldest first; with `follow` until the signal aborts or the service is deleted. */
-  logs(o: {
-    service: Service;
-    streams: readonly OutputStream[];
-    tailLines: number | undefined;
-    follow: boolean;
-    signal: AbortSignal;
-  }): AsyncIterable<OutputChunk> {
-    const { service, ...request } = o;
-    return readOutput({ ...request, ...this.#options.host.outputPaths(service.uid) });
+  logs({ service, ...request }: LogRequest): AsyncIterable<OutputChunk> {
+    const { host } = this.#options;
+    return readOutput({ ...request, ...host.outputPaths(service.uid), closed: host.outputClosed(service.uid) });
+  }
+
+  /** What is written can be kept (empty), or not, and why. Every service is told, also one that is registered later. */
+  tellOutputRisk(risk: string): void {
+    this.#outputRisk = risk;
+    for (const runner of this.#runners.values()) runner.post({ kind: "output", risk });
   }
 
   async #openAll(services: readonly Service[], live: ReadonlyMap<string, readonly Instance[]>): Promise<void> {
@@ -194,6 +199,7 @@ export class Supervisor {
     if (known !== undefined) return known.update(service);
     const runner = new Runner(service, this.#tools);
     this.#runners.set(service.uid, runner);
+    if (this.#outputRisk !== "") runner.post({ kind: "output", risk: this.#outputRisk });
     await runner.start(live).catch((error: unknown) => this.#options.onFailure(error, service.name));
   }
 

@@ -68,12 +68,14 @@ export class Workbench {
     return readFileSync(`${runDir}.${stream}`, "utf8");
   }
 
-  async clear(): Promise<void> {
+  /** `unmount` is called when nothing runs there any more. */
+  async clear(unmount: () => void = () => undefined): Promise<void> {
     for (const instance of this.#instances) {
       await this.leftovers.kill(instance);
       signalProcess(instance.identity, "SIGKILL");
     }
     await Promise.all(this.#exits);
+    unmount();
     rmSync(this.directory, { recursive: true, force: true });
   }
 }
