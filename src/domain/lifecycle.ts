@@ -63,7 +63,9 @@ function react(status: ServiceStatus, input: Input, want: Want, moment: Moment):
     case "ready":
       return becameReady(status, input.instanceId, moment);
     case "unready":
-      return isSide(status, input.instanceId) ? same(status) : stoppedAnswering(status, input.message);
+      return isSide(status, input.instanceId)
+        ? missedReplacement(status, input)
+        : stoppedAnswering(status, input.message);
     case "readiness_missed":
       return missedReadiness(status, input, moment);
     case "liveness_failed":
@@ -300,12 +302,18 @@ function missedReadiness(
   { instanceId, message }: { readonly instanceId: string; readonly message: string },
   moment: Moment,
 ): Step {
-  if (isSide(status, instanceId)) {
-    return status.replacement?.instanceId === instanceId
-      ? replacementMissed(status, status.replacement, message)
-      : same(status);
-  }
+  if (isSide(status, instanceId)) return missedReplacement(status, { instanceId, message });
   return status.state === "starting" ? stopBecause(status, readinessTimeout, message, moment) : same(status);
+}
+
+/** A replacement that is not going to be ready is given up; of an instance that was taken over from it does not matter. */
+function missedReplacement(
+  status: ServiceStatus,
+  { instanceId, message }: { readonly instanceId: string; readonly message: string },
+): Step {
+  return status.replacement?.instanceId === instanceId
+    ? replacementMissed(status, status.replacement, message)
+    : same(status);
 }
 
 function failedLiveness(
@@ -313,7 +321,9 @@ function failedLiveness(
   { instanceId, message }: { readonly instanceId: string; readonly message: string },
   moment: Moment,
 ): Step {
-  if (isSide(status, instanceId) || status.state !== "running") return same(status);
+  if (isSide(status, instanceId)) return missedReplacement(status, { instanceId, message });
+  // One that has started and is not ready yet may fail, too.
+  if (status.state !== "starting" && status.state !== "running") return same(status);
   return stopBecause(status, livenessFailed, message, moment);
 }
 

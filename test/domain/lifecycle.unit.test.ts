@@ -237,6 +237,34 @@ describe("a managed service", () => {
     });
   });
 
+  test.each(["starting", "running"])(
+    "whose liveness fails while it is %s is stopped and counts as a failure",
+    (state) => {
+      const story = new Story().run();
+      if (state === "running") story.ready();
+      const { effects } = story.then({ kind: "liveness_failed", instanceId: "i", message: "stuck" });
+      expect(effects).toEqual([{ kind: "stop", instanceId: "i", routeFirst: false }]);
+
+      story.then({ kind: "exited", instanceId: "i", exit: exitOf(0) });
+
+      expect(story.status).toMatchObject({
+        state: "backing_off",
+        reason: "LIVENESS_FAILED",
+        message: "stuck",
+        failures: 1,
+      });
+    },
+  );
+
+  test("that has started and is not ready goes on, however often that is told", () => {
+    const story = new Story().run();
+
+    const { effects, events } = story.then({ kind: "unready", instanceId: "i", message: "silence" });
+
+    expect({ effects, events }).toEqual({ effects: [], events: [] });
+    expect(story.status.state).toBe("starting");
+  });
+
   test("that cannot be ended says so, starts nothing, and is tried again", () => {
     const story = new Story().run();
     story.wish("stopped");

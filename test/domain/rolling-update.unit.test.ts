@@ -118,6 +118,17 @@ describe("a rolling update", () => {
     expect(story.status.conditions).toEqual([]);
   });
 
+  test.each(["unready", "liveness_failed"] as const)(
+    "whose new instance is %s before it took over fails too",
+    (kind) => {
+      const story = updating();
+
+      expect(story.then({ kind, instanceId: "i2", message: "silence" }).effects).toEqual([stop("i2")]);
+      expect(typesOf(story.exit("i2"))).toEqual(["instance_exited", "update_failed"]);
+      expect(story.status).toMatchObject({ state: "running", ready: true, instanceId: "i1", failedGeneration: 2 });
+    },
+  );
+
   test("whose new instance crashes before it is ready fails too", () => {
     const story = updating();
 
