@@ -1,11 +1,11 @@
-import { existsSync, mkdirSync, readdirSync, readFileSync, readlinkSync, symlinkSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, readFileSync, readlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import fc from "fast-check";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { commandPid } from "../../src/supervisor/instance-handle.ts";
 import { currentBootId, stateOf } from "../../src/supervisor/process-identity.ts";
 import { eventually } from "../support/eventually.ts";
-import { Workbench } from "./workbench.ts";
+import { inherited, shells, Workbench } from "./workbench.ts";
 
 let bench: Workbench;
 beforeEach(() => {
@@ -243,32 +243,6 @@ test("a request that no process can be given is refused before anything is made"
 
   expect(readdirSync(bench.directory)).toEqual([]);
 });
-
-/** The shells that are here; each must be called sh. */
-function shells(): { name: string; path: (directory: string) => string }[] {
-  const link = (target: string) => (directory: string) => {
-    mkdirSync(join(directory, "bin"), { recursive: true });
-    const path = join(directory, "bin", "sh");
-    if (!existsSync(path)) symlinkSync(target, path);
-    return path;
-  };
-  return [
-    { name: "sh", path: () => "/bin/sh" },
-    ...["/bin/dash", "/bin/bash", "/bin/busybox"].filter(existsSync).map((path) => ({ name: path, path: link(path) })),
-  ];
-}
-
-/** What this very test process would pass on, because somebody handed it to us without close-on-exec. */
-const inherited = readdirSync("/proc/self/fd").filter((number) => Number(number) > 2 && !isCloseOnExec(number));
-
-function isCloseOnExec(number: string): boolean {
-  try {
-    const flags = /flags:\s*(\d+)/.exec(readFileSync(`/proc/self/fdinfo/${number}`, "utf8"))?.[1] ?? "0";
-    return (Number.parseInt(flags, 8) & 0o2000000) !== 0;
-  } catch {
-    return true;
-  }
-}
 
 function parseEnvironment(text: string): Record<string, string> {
   const entries = text.split("\0").slice(0, -1);
