@@ -1,5 +1,6 @@
 import { randomUUID } from "node:crypto";
 import { AppError, invalid, serviceNotFound } from "../domain/errors.ts";
+import { externalStatus } from "../domain/external-status.ts";
 import { covers } from "../domain/principal.ts";
 import type { Service, ServiceSpec } from "../domain/service.ts";
 import { serviceExists } from "../domain/service-name.ts";
@@ -118,9 +119,7 @@ export async function updateService(
     version: service.version + 1,
     ...(outcome.restarts ? { generation: service.generation + 1 } : {}),
     ...(token === "keep" ? {} : { apiTokenSealed: token === "clear" ? null : tools.keys.seal(token.secret) }),
-    ...(spec.kind.type === "external" && spec.url !== service.spec.url
-      ? { status: firstStatus(spec, tools.now()) }
-      : {}),
+    ...(spec.kind.type === "external" ? { status: externalStatus(spec, service, tools.now()) } : {}),
   });
   if (token !== "keep") {
     for (const tokenId of await tx.revokeTokens(service.uid, tools.now(), "supplied")) {
@@ -251,7 +250,7 @@ async function supplyToken(
 /** The status of a service that is new. */
 function firstStatus(spec: ServiceSpec, now: Date): ServiceStatus {
   if (spec.kind.type === "managed") return { ...blankStatus, state: "pending", transitionTime: now };
-  return { ...blankStatus, state: "external", url: spec.url, published: spec.url !== undefined, transitionTime: now };
+  return externalStatus(spec, undefined, now);
 }
 
 async function written(tx: RegistryTransaction, uid: string): Promise<Service> {

@@ -57,6 +57,10 @@ export class Accounts {
     return account;
   }
 
+  get ownUid(): number {
+    return this.#rules.ownUid;
+  }
+
   /** Steward's own account; undefined where its uid has no entry, as in some containers. */
   own(): Promise<Account | undefined> {
     return this.#lookUp(String(this.#rules.ownUid));

@@ -6,9 +6,11 @@ import { notifyDescriptor } from "../domain/spec-update.ts";
 import type { Account, Accounts } from "./account.ts";
 import { resolveCommand } from "./command.ts";
 import { buildEnvironment, type Platform } from "./environment.ts";
+import type { InstanceReference } from "./instance-handle.ts";
 import type { LaunchRequest } from "./launcher.ts";
 import type { OutputKeeper } from "./output-keeper.ts";
 import { findFreePort, type PortRange } from "./port.ts";
+import { type CommandSetting, settingOfAdopted } from "./probes/command-setting.ts";
 
 export interface HostOptions {
   readonly stateDir: string;
@@ -142,6 +144,15 @@ export class Host {
       unenforced: "",
       notifyFd: notifyDescriptor(kind),
     };
+  }
+
+  /** How the commands of an instance run that another server started. Throws when that cannot be told. */
+  async settingOf(service: ManagedService, instance: InstanceReference): Promise<CommandSetting> {
+    const { user, cwd } = service.spec.kind;
+    const { accounts } = this.#options;
+    const account = user === undefined ? undefined : await accounts.resolve(user);
+    const other = account !== undefined && accounts.isOther(account) ? account : undefined;
+    return settingOfAdopted(instance, { account: other, cwd, ownUid: accounts.ownUid });
   }
 
   async #environment(

@@ -68,12 +68,21 @@ export function identityOf({ pid, startTime }: TableEntry): InstanceReference["i
  */
 export function membersOf({ instanceId, identity }: InstanceReference, table: readonly TableEntry[]): Members {
   const leader = table.find(({ pid }) => pid === identity.pid);
-  const marked = table.filter((entry) => entry.instanceId === instanceId && entry.pid !== identity.pid);
+  const marked = table.filter((entry) => isMarked(entry, instanceId) && entry.pid !== identity.pid);
   if (leader !== undefined && leader.startTime !== identity.startTime) return { own: marked, doubtful: [] };
 
-  const inSession = table.filter((entry) => belongs(entry, identity.pid) && entry.instanceId !== instanceId);
+  const inSession = table.filter((entry) => belongs(entry, identity.pid) && !isMarked(entry, instanceId));
   const proven = leader !== undefined || marked.some((entry) => belongs(entry, identity.pid));
   return proven ? { own: [...marked, ...inSession], doubtful: [] } : { own: marked, doubtful: inSession };
+}
+
+/** The marker of what belongs to an instance and must be told apart from the rest of it. */
+export function markerOfPart(instanceId: string, part: string): string {
+  return `${instanceId}/${part}`;
+}
+
+function isMarked({ instanceId: marker }: TableEntry, instanceId: string): boolean {
+  return marker === instanceId || marker?.startsWith(markerOfPart(instanceId, "")) === true;
 }
 
 function belongs(entry: TableEntry, leader: number): boolean {

@@ -16,6 +16,8 @@ export const runFiles = {
   stage: "stage",
   /** What the shim's own shell had to say. */
   notes: "notes",
+  /** What the command writes to tell that it is ready. */
+  notify: "notify",
 } as const;
 
 export async function createRunDirectory(runDir: string): Promise<void> {

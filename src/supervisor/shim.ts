@@ -17,6 +17,8 @@ export interface ShimRequest {
   readonly stderrPath: string;
   /** Whom to become; undefined: stay who we are. */
   readonly account: Account | undefined;
+  /** The descriptor on which the command tells that it is ready; undefined: none. */
+  readonly notifyFd: number | undefined;
 }
 
 export interface CommandRequest {
@@ -26,13 +28,14 @@ export interface CommandRequest {
   readonly fallbackCwd: string;
   /** Exactly what the command gets. */
   readonly environment: ReadonlyMap<string, string>;
+  readonly notifyFd: number | undefined;
 }
 
 export function shimArguments(request: ShimRequest, shell: string): string[] {
-  const { runDir, stdoutPath, stderrPath, account } = request;
+  const { runDir, stdoutPath, stderrPath, account, notifyFd } = request;
   return [
     "-c",
-    shimText,
+    notifyFd === undefined ? shimText : notifiedShimText,
     "steward",
     runDir,
     stdoutPath,
@@ -86,6 +89,11 @@ case $c in 130 | 141) k=signal ;; esac
 echo "$k $c" 1<>"$d/${runFiles.exit}"
 exit 0`;
 
+/** Where the second stage finds the file for the word of readiness; it hands it on as the descriptor that was asked for. */
+const notifyStageFd = 4;
+
+const notifiedShimText = shimText.replace(` ${notifyStageFd}>&-`, ` ${notifyStageFd}>>"$d/${runFiles.notify}"`);
+
 const setpriv = "/usr/bin/setpriv";
 
 /** What to put before a command so that it runs as the account, with its groups and no way back; it execs in place. */
@@ -124,7 +132,7 @@ function exportAll(environment: ReadonlyMap<string, string>): string[] {
 export const defaultPath = "/usr/local/bin:/usr/bin:/bin";
 
 /** bash as sh drops the exit trap at exec and puts SHLVL back, so it looks the command up first and leaves SHLVL to env. */
-function becomeCommand({ argv, environment }: CommandRequest): string[] {
+function becomeCommand({ argv, environment, notifyFd }: CommandRequest): string[] {
   const keepsLevel = environment.has("SHLVL") ? [] : ['set -- /usr/bin/env -u SHLVL "$@"'];
   return [
     reportAs("exec"),
@@ -133,8 +141,14 @@ function becomeCommand({ argv, environment }: CommandRequest): string[] {
     'command -v "$1" >/dev/null 2>&1 || { [ ! -e "$1" ] || exit 126; exit 127; }',
     ...keepsLevel,
     "fi",
-    'exec "$@" </dev/null 3>&-',
+    `exec "$@" </dev/null ${handOver(notifyFd)}`,
   ];
+}
+
+/** The command gets the descriptor that it asked for and no other. */
+function handOver(notifyFd: number | undefined): string {
+  if (notifyFd === undefined || notifyFd === notifyStageFd) return "3>&-";
+  return `3>&- ${notifyFd}>&${notifyStageFd} ${notifyStageFd}>&-`;
 }
 
 /** As one word of a POSIX shell, whatever it holds but NUL. */

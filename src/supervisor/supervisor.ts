@@ -6,6 +6,7 @@ import { isManaged, type ManagedService, type Service } from "../domain/service.
 import type { Instance } from "../domain/status.ts";
 import type { Feed } from "../events/feed.ts";
 import { DependencyGraph } from "./dependency-graph.ts";
+import { ExternalProbes } from "./external-probes.ts";
 import { removeEndedRunDirectories, removeOldOutput } from "./left-directories.ts";
 import { lastLines, type OutputChunk, type OutputRequest, readOutput } from "./output.ts";
 import { pause } from "./pause.ts";
@@ -35,6 +36,7 @@ export class Supervisor {
   readonly #runners = new Map<string, Runner>();
   /** Everything that is registered, as others depend on it. */
   readonly #dependencies = new DependencyGraph();
+  readonly #externals: ExternalProbes;
   readonly #stopping = new AbortController();
   /** Runners that let go. */
   readonly #closing = new Set<Promise<void>>();
@@ -43,6 +45,7 @@ export class Supervisor {
 
   constructor(options: SupervisorOptions) {
     this.#options = options;
+    this.#externals = new ExternalProbes(options);
     this.#tools = {
       ...options,
       unmet: (service) => this.#dependencies.unmet(service),
@@ -55,7 +58,7 @@ export class Supervisor {
     const { services, instances, node, storeUid, stateDir } = this.#options;
     const snapshot = await services.snapshot();
     const live = await instances.live(node);
-    for (const service of snapshot.services) this.#dependencies.note(service);
+    this.#noteAll(snapshot.services);
     await removeEndedRunDirectories(join(stateDir, "run"), new Set(live.map(({ id }) => id)));
     await removeOldOutput(join(stateDir, "logs"), new Set(snapshot.services.map(({ uid }) => uid)));
     await this.#openAll(
@@ -77,6 +80,7 @@ export class Supervisor {
     await this.#following;
     await Promise.all([...this.#runners.values()].map((runner) => runner.stop()));
     await Promise.all(this.#closing);
+    await this.#externals.stop();
     this.#options.budget.stop();
   }
 
@@ -104,7 +108,8 @@ export class Supervisor {
 
   /** The last answers of a service's probes, newest first. */
   probeResults(service: Service): readonly ProbeResult[] {
-    return this.#runners.get(service.uid)?.find(undefined)?.probeResults ?? [];
+    const runner = this.#runners.get(service.uid);
+    return runner === undefined ? this.#externals.results(service.uid) : (runner.find(undefined)?.probeResults ?? []);
   }
 
   /** The last lines that a service wrote to its standard error, or where that is empty to its standard output. */
@@ -158,10 +163,11 @@ export class Supervisor {
     try {
       await pause(clock, tryAgainMs, this.#stopping.signal);
       const snapshot = await services.snapshot();
-      for (const service of snapshot.services) this.#dependencies.note(service);
+      this.#noteAll(snapshot.services);
       await this.#openAll(snapshot.services, new Map());
       const known = new Set(snapshot.services.map(({ uid }) => uid));
       for (const uid of this.#runners.keys()) if (!known.has(uid)) this.#close(uid);
+      this.#externals.keep(known);
       return { storeUid, revision: snapshot.revision };
     } catch (error) {
       if (!this.#stopping.signal.aborted) onFailure(error, "");
@@ -174,12 +180,21 @@ export class Supervisor {
     const isGone = body.type === "service_deleted";
     if (isGone) {
       this.#dependencies.forget(service);
+      this.#externals.forget(service.uid);
       this.#close(service.uid);
     } else if (after !== undefined) {
       this.#dependencies.note(after);
       if (isManaged(after)) this.#update(after);
+      else this.#externals.note(after);
     }
     for (const uid of this.#dependencies.dependentsOf(service.name)) this.#runners.get(uid)?.post({ kind: "look" });
+  }
+
+  #noteAll(services: readonly Service[]): void {
+    for (const service of services) {
+      this.#dependencies.note(service);
+      if (!isManaged(service)) this.#externals.note(service);
+    }
   }
 
   #update(service: ManagedService): void {

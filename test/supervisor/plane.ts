@@ -164,12 +164,19 @@ export class Plane {
   }
 
   create(name: string, command: readonly string[], wanted: Wanted = {}): Promise<Service> {
-    return this.services.create(call("Create"), { name, spec: specOf(command, wanted) }).then(({ service }) => service);
+    return this.register(name, specOf(command, wanted));
+  }
+
+  async register(name: string, spec: ServiceSpecInput): Promise<Service> {
+    return (await this.services.create(call("Create"), { name, spec })).service;
   }
 
   async update(name: string, command: readonly string[], wanted: Wanted = {}): Promise<void> {
-    const spec = specOf(command, wanted);
-    await this.services.update(call("Update"), { name, etag: "", spec, paths: ["*"], allowMissing: false });
+    await this.change(name, specOf(command, wanted));
+  }
+
+  async change(name: string, spec: ServiceSpecInput, paths: readonly string[] = ["*"]): Promise<void> {
+    await this.services.update(call("Update"), { name, etag: "", spec, paths, allowMissing: false });
   }
 
   async wish(verb: "start" | "stop" | "restart", name: string): Promise<void> {

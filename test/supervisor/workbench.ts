@@ -1,4 +1,4 @@
-import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { Account } from "../../src/supervisor/account.ts";
@@ -13,6 +13,7 @@ export interface Work {
   readonly environment?: Readonly<Record<string, string>>;
   readonly account?: Account;
   readonly shell?: string;
+  readonly notifyFd?: number;
 }
 
 /** Real launches in a directory of their own; `clear` ends and removes whatever came of them. */
@@ -47,7 +48,7 @@ export class Workbench {
       account: work.account,
       limits: {},
       unenforced: "",
-      notifyFd: undefined,
+      notifyFd: work.notifyFd,
     });
     this.track(launched);
     this.#exits.push(launched.exited);
@@ -81,3 +82,17 @@ export class Workbench {
 }
 
 export const fixture = (name: string): string => new URL(`../fixtures/${name}`, import.meta.url).pathname;
+
+/** What this very test process would pass on, because somebody handed it to us without close-on-exec. */
+export const inherited: readonly string[] = readdirSync("/proc/self/fd").filter(
+  (number) => Number(number) > 2 && !isCloseOnExec(number),
+);
+
+function isCloseOnExec(number: string): boolean {
+  try {
+    const flags = /flags:\s*(\d+)/.exec(readFileSync(`/proc/self/fdinfo/${number}`, "utf8"))?.[1] ?? "0";
+    return (Number.parseInt(flags, 8) & 0o2000000) !== 0;
+  } catch {
+    return true;
+  }
+}
