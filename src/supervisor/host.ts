@@ -7,6 +7,7 @@ import type { Account, Accounts } from "./account.ts";
 import { resolveCommand } from "./command.ts";
 import { buildEnvironment, type Platform } from "./environment.ts";
 import type { LaunchRequest } from "./launcher.ts";
+import type { LimitRules } from "./limit-rules.ts";
 import type { OutputKeeper } from "./output-keeper.ts";
 import { findFreePort, type PortRange } from "./port.ts";
 
@@ -16,6 +17,7 @@ export interface HostOptions {
   /** What services may inherit of our own environment. */
   readonly inheritedEnvironment: Readonly<Record<string, string>>;
   readonly accounts: Accounts;
+  readonly limitRules: LimitRules;
   readonly outputKeeper: OutputKeeper;
   readonly platform: Omit<Platform, "publicUrl">;
   /** The origin that the public reaches the proxy at; empty if unknown. */
@@ -123,8 +125,9 @@ export class Host {
     apiToken: string,
   ): Promise<LaunchRequest> {
     const { kind } = service.spec;
-    const { accounts } = this.#options;
+    const { accounts, limitRules } = this.#options;
     const account = kind.user === undefined ? undefined : await accounts.resolve(kind.user);
+    const held = await limitRules.apply(kind.limits, accounts.uidOf(account), "service.spec.managed.limits");
     const environment = await this.#environment(service, instanceId, url, apiToken, account);
     const other = account !== undefined && accounts.isOther(account) ? account : undefined;
     const [command, ...args] = kind.command;
@@ -138,8 +141,7 @@ export class Host {
       cwd: kind.cwd,
       environment,
       account: other,
-      limits: kind.limits,
-      unenforced: "",
+      ...held,
       notifyFd: notifyDescriptor(kind),
     };
   }

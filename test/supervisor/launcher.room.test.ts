@@ -6,7 +6,7 @@ import { commandPid } from "../../src/supervisor/instance-handle.ts";
 import { currentBootId, stateOf } from "../../src/supervisor/process-identity.ts";
 import { eventually } from "../support/eventually.ts";
 import { shells } from "./shells.ts";
-import { Workbench } from "./workbench.ts";
+import { inheritedDescriptors, Workbench } from "./workbench.ts";
 
 let bench: Workbench;
 beforeEach(() => {
@@ -124,7 +124,7 @@ test("the command inherits /dev/null and two append-only files, nothing else, an
   const proc = `/proc/${await commandPid(launched)}`;
   await eventually(() => read(`${proc}/cmdline`).startsWith("sleep"));
 
-  expect(readdirSync(`${proc}/fd`).filter((number) => !inherited.includes(number))).toEqual(["0", "1", "2"]);
+  expect(readdirSync(`${proc}/fd`).filter((number) => !inheritedDescriptors.includes(number))).toEqual(["0", "1", "2"]);
   expect(readlinkSync(`${proc}/fd/0`)).toBe("/dev/null");
   expect(readlinkSync(`${proc}/fd/2`)).toBe(`${launched.runDir}.stderr`);
   expect(Number.parseInt(/flags:\s*(\d+)/.exec(read(`${proc}/fdinfo/1`))?.[1] ?? "", 8) & 0o2000).toBe(0o2000);
@@ -244,18 +244,6 @@ test("a request that no process can be given is refused before anything is made"
 
   expect(readdirSync(bench.directory)).toEqual([]);
 });
-
-/** What this very test process would pass on, because somebody handed it to us without close-on-exec. */
-const inherited = readdirSync("/proc/self/fd").filter((number) => Number(number) > 2 && !isCloseOnExec(number));
-
-function isCloseOnExec(number: string): boolean {
-  try {
-    const flags = /flags:\s*(\d+)/.exec(readFileSync(`/proc/self/fdinfo/${number}`, "utf8"))?.[1] ?? "0";
-    return (Number.parseInt(flags, 8) & 0o2000000) !== 0;
-  } catch {
-    return true;
-  }
-}
 
 function parseEnvironment(text: string): Record<string, string> {
   const entries = text.split("\0").slice(0, -1);
