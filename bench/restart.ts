@@ -89,7 +89,8 @@ class ByHand implements AsyncDisposable {
     const runDir = join(this.#directory, String(this.#starts));
     mkdirSync(runDir);
     const paths = { runDir, stdoutPath: join(this.#directory, "out"), stderrPath: join(this.#directory, "err") };
-    const shim = spawn("/bin/sh", shimArguments({ ...paths, account: undefined, notifyFd: undefined }, "/bin/sh"), {
+    const request = { ...paths, account: undefined, limits: {}, notifyFd: undefined };
+    const shim = spawn("/bin/sh", shimArguments(request, "/bin/sh"), {
       detached: true,
       stdio: ["pipe", "ignore", "ignore"],
       env: { LC_ALL: "C" },

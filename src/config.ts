@@ -24,6 +24,10 @@ export interface Config {
   readonly stopServices: boolean;
   /** How long a process goes on after its route is out. */
   readonly drainMs: number;
+  /** Whether each instance gets a control group of its own, where that can be. */
+  readonly cgroups: "auto" | "off";
+  /** Whether a limit that this host cannot enforce is refused, or accepted and told. */
+  readonly unenforcedLimits: "refuse" | "report";
   /** How much of each output stream of a service is kept. */
   readonly logKeepBytes: number;
   /** How much of the disk shall stay free; undefined: as the disk watch thinks fit. */
@@ -89,6 +93,13 @@ export const settings = [
   setting("node", "NAME", "the name of this node", hostname()),
   setting("port-range", "FIRST-LAST", "the ports for services that ask for port 0", "20000-32000"),
   setting("drain", "SECONDS", "how long a process goes on after its route is out, before it is stopped", "1"),
+  setting("cgroups", "auto|off", "give each process a cgroup v2 of its own, where Steward may write one", "auto"),
+  setting(
+    "unenforced-limits",
+    "refuse|report",
+    "refuse limits that this host cannot enforce, or accept them and say so",
+    "refuse",
+  ),
   setting("log-keep", "MIB", "how much of each output stream of a service is kept", "50"),
   setting(
     "disk-reserve",
@@ -166,6 +177,8 @@ export function readConfig(
     allowRoot: reader.on("allow-root"),
     stopServices: reader.on("stop-services"),
     drainMs: reader.number("drain", 0, 3_600) * 1_000,
+    cgroups: reader.oneOf("cgroups", ["auto", "off"]) ?? "auto",
+    unenforcedLimits: reader.oneOf("unenforced-limits", ["refuse", "report"]) ?? "refuse",
     logKeepBytes: reader.number("log-keep", 1, 1_048_576) * 1_048_576,
     diskReserveBytes: reader.optionalNumber("disk-reserve", 1, 1_048_576, 1_048_576),
     publicUrl: reader.url("public-url", ["http:", "https:"])?.replace(/\/$/, "") ?? "",

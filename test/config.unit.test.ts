@@ -111,6 +111,15 @@ const samples: readonly Sample[] = [
     allowed: "FIRST-LAST",
   },
   { flag: "drain", given: "0.5", other: "2", config: { drainMs: 500 }, bad: "-1", allowed: "0 to 3600" },
+  { flag: "cgroups", given: "off", other: "auto", config: { cgroups: "off" }, bad: "on", allowed: "auto, off" },
+  {
+    flag: "unenforced-limits",
+    given: "report",
+    other: "refuse",
+    config: { unenforcedLimits: "report" },
+    bad: "ignore",
+    allowed: "refuse, report",
+  },
   {
     flag: "log-keep",
     given: "2",
@@ -193,6 +202,8 @@ test("without any setting there are sensible ones", () => {
     portRange: { first: 20_000, last: 32_000 },
     allowRoot: false,
     stopServices: false,
+    cgroups: "auto",
+    unenforcedLimits: "refuse",
     publicUrl: "",
     inheritedEnvironment: { PATH: "/bin", LANG: "C" },
   });

@@ -255,14 +255,15 @@ function running(
   want: Want,
   moment: Moment,
 ): Step {
-  if (!liveStates.has(status.state)) return same(status);
+  const side = isSide(status, instanceId);
+  if (!side && !liveStates.has(status.state)) return same(status);
   const process = pid === undefined ? "its process" : `process ${pid}`;
   const message =
     type === "instance_started"
       ? `runs as ${process}`
       : `${process} outlived the server that started it and is taken over`;
   const event = { body: { type, instanceId, pid }, message };
-  const seen = isSide(status, instanceId) ? sideRuns(status, instanceId, pid) : same({ ...status, pid });
+  const seen = side ? sideRuns(status, instanceId, pid) : same({ ...status, pid });
   const then = settle(seen.status, want, moment);
   return { ...then, events: [event, ...then.events], effects: [...seen.effects, ...then.effects] };
 }
@@ -480,7 +481,9 @@ function stopFailed(
   { instanceId, survivors }: { readonly instanceId: string; readonly survivors: readonly number[] },
   { now }: Moment,
 ): Step {
-  if (!liveStates.has(status.state)) return same(status);
+  if (!liveStates.has(status.state)) {
+    return isSide(status, instanceId) ? act(status, { kind: "stop", instanceId, routeFirst: false }) : same(status);
+  }
   const message = `these processes could not be ended: ${survivors.join(", ")}`;
   const again: Effect = { kind: "wake", at: new Date(now.getTime() + stopAgainMs) };
   if (status.reason === stopFailedReason && status.message === message) return act(status, again);

@@ -13,8 +13,8 @@ import type { RegistryTransaction } from "./writer.ts";
 
 /** What a host can say of a spec before anything is written: whether the user exists, the directory, the command. */
 export interface HostChecks {
-  /** Throws an AppError that names the field below `field`, if this host could not run it. */
-  check(spec: ServiceSpec, field: string): Promise<void>;
+  /** Throws an AppError that names the field below `field`, if this host could not run it. Resolves with warnings. */
+  check(spec: ServiceSpec, field: string): Promise<readonly string[]>;
 }
 
 export interface ChangeTools {
@@ -45,9 +45,10 @@ export async function createService(
   const existing = await tx.serviceByName(name);
   if (existing?.wish === "deleted") checkNotDeleting(existing);
   if (existing !== undefined) throw serviceExists(name, existing.name);
-  const { spec, apiToken, warnings } = parseServiceSpec(name, request.spec, { forbidden: tools.forbidden, field });
+  const parsed = parseServiceSpec(name, request.spec, { forbidden: tools.forbidden, field });
+  const { spec, apiToken } = parsed;
   checkMayBeAdmin(call, name, spec);
-  await tools.hostChecks.check(spec, field);
+  const warnings = [...parsed.warnings, ...(await checkOnHost(tools, name, spec, field))];
   const uid = randomUUID();
   const apiTokenSealed = apiToken === undefined ? undefined : tools.keys.seal(apiToken);
   await tx.insertService({
@@ -112,7 +113,7 @@ export async function updateService(
   const outcome = { paths, restarts: restarts && spec.kind.type === "managed", warnings: parsed.warnings };
   if (paths.length === 0 && setName === service.setName) return { action: "unchanged", service, ...outcome };
   checkMayBeAdmin(call, service.name, spec);
-  if (restarts) await tools.hostChecks.check(spec, field);
+  const onHost = restarts ? await checkOnHost(tools, service.name, spec, field) : [];
   await tx.updateService(service, {
     spec,
     setName,
@@ -137,7 +138,16 @@ export async function updateService(
       `${call.principal.name} changed ${what}`,
     ),
   );
-  return { action: "update", service: changed, ...outcome };
+  return { action: "update", service: changed, ...outcome, warnings: [...parsed.warnings, ...onHost] };
+}
+
+async function checkOnHost(
+  { hostChecks }: ChangeTools,
+  name: string,
+  spec: ServiceSpec,
+  field: string,
+): Promise<string[]> {
+  return (await hostChecks.check(spec, field)).map((warning) => `${name}: ${warning}`);
 }
 
 /** Wishes a service gone and ends its tokens at once; removes it if nothing of it lives. */

@@ -71,6 +71,11 @@ export class Accounts {
     return account.uid !== this.#rules.ownUid;
   }
 
+  /** As which uid a process runs: undefined is nobody else's account. */
+  uidOf(account: Account | undefined): number {
+    return account?.uid ?? this.#rules.ownUid;
+  }
+
   #checkAllowed(account: Account): void {
     const { ownUid, allowRoot } = this.#rules;
     if (ownUid !== 0 && account.uid !== ownUid) {

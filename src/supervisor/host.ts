@@ -8,6 +8,7 @@ import { resolveCommand } from "./command.ts";
 import { buildEnvironment, type Platform } from "./environment.ts";
 import type { InstanceReference } from "./instance-handle.ts";
 import type { LaunchRequest } from "./launcher.ts";
+import type { LimitRules } from "./limit-rules.ts";
 import type { OutputKeeper } from "./output-keeper.ts";
 import { findFreePort, type PortRange } from "./port.ts";
 import { type CommandSetting, settingOfAdopted } from "./probes/command-setting.ts";
@@ -18,6 +19,7 @@ export interface HostOptions {
   /** What services may inherit of our own environment. */
   readonly inheritedEnvironment: Readonly<Record<string, string>>;
   readonly accounts: Accounts;
+  readonly limitRules: LimitRules;
   readonly outputKeeper: OutputKeeper;
   readonly platform: Omit<Platform, "publicUrl">;
   /** The origin that the public reaches the proxy at; empty if unknown. */
@@ -125,8 +127,9 @@ export class Host {
     apiToken: string,
   ): Promise<LaunchRequest> {
     const { kind } = service.spec;
-    const { accounts } = this.#options;
+    const { accounts, limitRules } = this.#options;
     const account = kind.user === undefined ? undefined : await accounts.resolve(kind.user);
+    const held = await limitRules.apply(kind.limits, accounts.uidOf(account), "service.spec.managed.limits");
     const environment = await this.#environment(service, instanceId, url, apiToken, account);
     const other = account !== undefined && accounts.isOther(account) ? account : undefined;
     const [command, ...args] = kind.command;
@@ -140,8 +143,7 @@ export class Host {
       cwd: kind.cwd,
       environment,
       account: other,
-      limits: kind.limits,
-      unenforced: "",
+      ...held,
       notifyFd: notifyDescriptor(kind),
     };
   }

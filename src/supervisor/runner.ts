@@ -13,7 +13,7 @@ import { lost } from "./leftovers.ts";
 import { LiveProcess } from "./live-process.ts";
 import { pause } from "./pause.ts";
 import type { CommandSetting } from "./probes/command-setting.ts";
-import { removeRunDirectory, spawnFailed } from "./run-directory.ts";
+import { spawnFailed } from "./run-directory.ts";
 import type { Fact, InstanceToken, RunnerTools } from "./runner-tools.ts";
 
 const tryAgainMs = 1_000;
@@ -191,11 +191,11 @@ export class Runner {
 
   /** Its end is durable, so its own record of it is needed no more. */
   #forget(instanceId: string): void {
-    const { host, onFailure } = this.#tools;
+    const { host, leftovers, onFailure } = this.#tools;
     this.#instances.delete(instanceId);
     this.#processes.delete(instanceId);
     host.releasePort(instanceId);
-    removeRunDirectory(host.runDir(instanceId)).catch((error: unknown) => onFailure(error, this.#service.name));
+    leftovers.forget(host.runDir(instanceId)).catch((error: unknown) => onFailure(error, this.#service.name));
   }
 
   #carryOut(effect: Effect, wasRouted: boolean): void {

@@ -1,5 +1,7 @@
 import { invalid } from "../domain/errors.ts";
+import type { Limits } from "../domain/limits.ts";
 import type { Account } from "./account.ts";
+import { holdTo } from "./rlimits.ts";
 import { runFiles } from "./run-directory.ts";
 
 /**
@@ -19,6 +21,8 @@ export interface ShimRequest {
   readonly account: Account | undefined;
   /** The descriptor on which the command tells that it is ready; undefined: none. */
   readonly notifyFd: number | undefined;
+  /** What the kernel is to hold each of its processes to. */
+  readonly limits: Limits;
 }
 
 export interface CommandRequest {
@@ -32,7 +36,7 @@ export interface CommandRequest {
 }
 
 export function shimArguments(request: ShimRequest, shell: string): string[] {
-  const { runDir, stdoutPath, stderrPath, account, notifyFd } = request;
+  const { runDir, stdoutPath, stderrPath, account, limits, notifyFd } = request;
   return [
     "-c",
     notifyFd === undefined ? shimText : notifiedShimText,
@@ -40,6 +44,8 @@ export function shimArguments(request: ShimRequest, shell: string): string[] {
     runDir,
     stdoutPath,
     stderrPath,
+    limits.coreBytes === undefined ? "0" : "",
+    ...holdTo(limits),
     ...(account === undefined ? [] : switchUser(account)),
     shell,
   ];
@@ -65,13 +71,15 @@ export function gateScript(request: CommandRequest): Buffer {
  * its own standard error, which nobody else has here (bash does not in posix mode); only of INT and PIPE none speaks, and
  * 130 and 141 are taken for them, as is custom. The subshell keeps the command's own redirections out of that.
  *
+ * The child leaves no core unless it is allowed one, and where Steward is spared when memory runs out, it is not.
+ *
  * The record is one short write, so it is there whole or not at all. It goes over blanks that were written before the
  * command began, as everything that is told here does: a disk that fills takes no exit away. Signals to the group are
  * caught, not ignored: the command gets the defaults back.
  */
 const shimText = `# holds one instance of a service and records how it ended
-d=$1 out=$2 err=$3
-shift 3
+d=$1 out=$2 err=$3 core=$4
+shift 4
 trap : HUP INT QUIT ILL TRAP ABRT BUS FPE USR1 SEGV USR2 PIPE ALRM TERM XCPU XFSZ VTALRM PROF IO PWR SYS TSTP TTIN TTOU
 [ -z "\${BASH_VERSION-}" ] || set +o posix
 umask 077
@@ -80,7 +88,12 @@ for file in ${runFiles.notes} ${runFiles.stage} ${runFiles.exit}; do printf '%12
 exec 2<>"$d/${runFiles.notes}"
 mkfifo "$d/${runFiles.alive}" || exit 125
 exec 3<>"$d/${runFiles.alive}" 4>>"$out" 5>>"$err" 6<>"$d/${runFiles.stage}"
-(exec "$@" >&4 2>&5 3>&6 4>&- 5>&- 6>&-)
+(
+  [ -z "$core" ] || ulimit -c "$core"
+  read -r spared </proc/self/oom_score_adj
+  [ "$spared" -ge 0 ] || echo 0 >/proc/self/oom_score_adj
+  exec "$@" >&4 2>&5 3>&6 4>&- 5>&- 6>&-
+)
 c=$? k=code
 read -r note <"$d/${runFiles.notes}"
 if [ $c -gt 128 ] && [ -n "$note" ]; then k=signal; fi

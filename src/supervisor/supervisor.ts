@@ -5,6 +5,7 @@ import type { ProbeResult } from "../domain/explain.ts";
 import { isManaged, type ManagedService, type Service } from "../domain/service.ts";
 import type { Instance } from "../domain/status.ts";
 import type { Feed } from "../events/feed.ts";
+import type { ControlGroups } from "./control-groups.ts";
 import { DependencyGraph } from "./dependency-graph.ts";
 import { ExternalProbes } from "./external-probes.ts";
 import { removeEndedRunDirectories, removeOldOutput } from "./left-directories.ts";
@@ -20,6 +21,8 @@ export interface LogRequest extends Omit<OutputRequest, "stdoutPath" | "stderrPa
 
 export interface SupervisorOptions extends Omit<RunnerTools, "unmet" | "dependentsGone"> {
   readonly stateDir: string;
+  /** Undefined: instances get no control groups. */
+  readonly groups?: ControlGroups | undefined;
   readonly feed: Pick<Feed, "follow">;
   readonly storeUid: string;
   readonly services: { snapshot(): Promise<{ services: readonly Service[]; revision: bigint }> };
@@ -55,11 +58,13 @@ export class Supervisor {
 
   /** Takes over what lives, collects the ends that were missed, and begins to follow. Throws when the store cannot be read. */
   async start(): Promise<void> {
-    const { services, instances, node, storeUid, stateDir } = this.#options;
+    const { services, instances, node, storeUid, stateDir, groups } = this.#options;
     const snapshot = await services.snapshot();
     const live = await instances.live(node);
     this.#noteAll(snapshot.services);
-    await removeEndedRunDirectories(join(stateDir, "run"), new Set(live.map(({ id }) => id)));
+    const liveIds = new Set(live.map(({ id }) => id));
+    await removeEndedRunDirectories(join(stateDir, "run"), liveIds);
+    groups?.removeStale(liveIds);
     await removeOldOutput(join(stateDir, "logs"), new Set(snapshot.services.map(({ uid }) => uid)));
     await this.#openAll(
       snapshot.services,

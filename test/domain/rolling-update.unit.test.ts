@@ -186,6 +186,16 @@ describe("a rolling update", () => {
     ]);
   });
 
+  test("that was given up is ended by the next server, also while the service waits for something else", () => {
+    const story = updating();
+    story.change();
+    story.want = { ...story.want, waitingFor: [{ service: "db", condition: "ready", message: "is stopped" }] };
+    story.exit("i1");
+    expect(story.status).toMatchObject({ state: "pending", replacement: { instanceId: "i2", isStopping: true } });
+
+    expect(story.then({ kind: "adopted", instanceId: "i2", pid: 2 }).effects).toContainEqual(stop("i2"));
+  });
+
   test("whose command never ran is begun again", () => {
     const story = updating();
 

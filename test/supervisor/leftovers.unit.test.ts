@@ -1,6 +1,7 @@
 import { expect, test } from "vitest";
-import { markerOfPart, membersOf } from "../../src/supervisor/leftovers.ts";
-import type { TableEntry } from "../../src/supervisor/process-table.ts";
+import { markerOfPart } from "../../src/supervisor/environment.ts";
+import { membersOf } from "../../src/supervisor/leftovers.ts";
+import { Processes, type TableEntry } from "../../src/supervisor/process-table.ts";
 
 const shim = { instanceId: "one", runDir: "/nowhere", identity: { bootId: "boot", pid: 100, startTime: "7" } };
 const entry = (pid: number, more: Partial<TableEntry> = {}): TableEntry => ({
@@ -15,7 +16,7 @@ const entry = (pid: number, more: Partial<TableEntry> = {}): TableEntry => ({
 });
 const leader = entry(100, { startTime: "7" });
 const pidsOf = (table: readonly TableEntry[]) => {
-  const { own, doubtful } = membersOf(shim, table);
+  const { own, doubtful } = membersOf(shim, new Processes(table));
   return { own: own.map(({ pid }) => pid), doubtful: doubtful.map(({ pid }) => pid) };
 };
 

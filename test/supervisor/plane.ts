@@ -14,11 +14,13 @@ import { Services } from "../../src/registry/services.ts";
 import { Tokens } from "../../src/registry/tokens.ts";
 import { Store } from "../../src/store/store.ts";
 import { Accounts } from "../../src/supervisor/account.ts";
+import type { ControlGroups } from "../../src/supervisor/control-groups.ts";
 import type { FailPoint } from "../../src/supervisor/fail-point.ts";
 import { Host } from "../../src/supervisor/host.ts";
 import { HostChecks } from "../../src/supervisor/host-checks.ts";
 import { Launcher } from "../../src/supervisor/launcher.ts";
 import { Leftovers } from "../../src/supervisor/leftovers.ts";
+import { LimitRules } from "../../src/supervisor/limit-rules.ts";
 import { OutputKeeper } from "../../src/supervisor/output-keeper.ts";
 import { ProcessTable } from "../../src/supervisor/process-table.ts";
 import { RestartBudget } from "../../src/supervisor/restart-budget.ts";
@@ -33,6 +35,9 @@ export interface PlaneOptions {
   readonly reach?: (point: FailPoint) => void;
   /** Told of what failed and is tried again. */
   readonly onFailure?: (error: unknown) => void;
+  /** Undefined: as where no control group is writable. */
+  readonly groups?: ControlGroups | undefined;
+  readonly unenforcedLimits?: "refuse" | "report";
 }
 
 /** What a test says of a managed service; the rest is short, so that tests are. */
@@ -53,13 +58,15 @@ export class Plane {
   readonly #options: PlaneOptions;
   readonly #tokens: Tokens;
   readonly #accounts = new Accounts({ ownUid: process.getuid?.() ?? -1, allowRoot: true });
+  readonly #limitRules: LimitRules;
   #feed: Feed | undefined;
   #supervisor: Supervisor | undefined;
   #outputKeeper: OutputKeeper | undefined;
 
   constructor(options: PlaneOptions) {
     this.#options = options;
-    const { connection, clock = systemClock } = options;
+    const { connection, clock = systemClock, groups, unenforcedLimits = "refuse" } = options;
+    this.#limitRules = new LimitRules({ groups, unenforced: unenforcedLimits });
     this.store = new Store({ connection: { ...connection }, node: "test", log: pino({ level: "silent" }) });
     const keys = new TokenKeys(randomBytes(32));
     const { store } = this;
@@ -75,7 +82,7 @@ export class Plane {
       store,
       reader: store.services,
       keys,
-      hostChecks: new HostChecks({ accounts: this.#accounts, path }),
+      hostChecks: new HostChecks({ accounts: this.#accounts, limitRules: this.#limitRules, path }),
       forbidden: [],
       clock,
       onRightsChanged: () => Promise.resolve(),
@@ -123,6 +130,7 @@ export class Plane {
         portRange: { first: 20_000, last: 29_999 },
         inheritedEnvironment: { PATH: path },
         accounts: this.#accounts,
+        limitRules: this.#limitRules,
         outputKeeper,
         platform: {
           apiUrl: `${stewardAddress}/hub/api`,
@@ -133,7 +141,8 @@ export class Plane {
         },
         publicOrigin: "",
       }),
-      launcher: new Launcher({ leftovers, cwd: "/" }),
+      launcher: new Launcher({ leftovers, groups: this.#options.groups, cwd: "/" }),
+      groups: this.#options.groups,
       leftovers,
       budget: new RestartBudget(clock),
       drainMs,

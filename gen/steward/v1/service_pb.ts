@@ -596,7 +596,7 @@ export const NotifyProbeSchema: GenMessage<NotifyProbe> = /*@__PURE__*/
  */
 export type Limits = Message<"steward.v1.Limits"> & {
   /**
-   * Memory of the process and all that it starts, in bytes; beyond it the kernel kills one of them (OOM). Needs cgroup v2. At least 1 MiB.
+   * Memory of the process and all that it starts, in bytes, without swap; beyond it the kernel kills them all (OOM). Needs cgroup v2. At least 1 MiB.
    *
    * @generated from field: optional int64 memory_bytes = 1;
    */

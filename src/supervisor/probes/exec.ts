@@ -1,7 +1,7 @@
 import { randomUUID } from "node:crypto";
-import { instanceMarker } from "../environment.ts";
+import { instanceMarker, markerOfPart } from "../environment.ts";
 import type { InstanceReference } from "../instance-handle.ts";
-import { type Leftovers, markerOfPart } from "../leftovers.ts";
+import type { Leftovers } from "../leftovers.ts";
 import { identify } from "../process-identity.ts";
 import { gateScript, switchUser } from "../shim.ts";
 import { signalGroup, startTool } from "../spawn.ts";

@@ -9,7 +9,7 @@ import { execQuestion } from "../../../src/supervisor/probes/exec.ts";
 import type { Question } from "../../../src/supervisor/probes/question.ts";
 import { stopInstance } from "../../../src/supervisor/stop.ts";
 import { eventually } from "../../support/eventually.ts";
-import { inherited, Workbench } from "../workbench.ts";
+import { inheritedDescriptors, Workbench } from "../workbench.ts";
 
 let bench: Workbench;
 beforeEach(() => {
@@ -65,7 +65,7 @@ test("it runs in the service's environment and directory, with its umask, withou
   expect(readFileSync(place("said"), "utf8")).toBe("/usr\n0027\n");
   const descriptors = readFileSync(place("said.fd"), "utf8").trim().split("\n");
   // The last one is the directory that ls reads.
-  expect(descriptors.filter((number) => !inherited.includes(number))).toEqual(["0", "1", "2", "3"]);
+  expect(descriptors.filter((number) => !inheritedDescriptors.includes(number))).toEqual(["0", "1", "2", "3"]);
   const entries = readFileSync(place("said.env"), "utf8").split("\0").filter(Boolean);
   expect(entries.filter((entry) => !entry.startsWith("STEWARD_INSTANCE="))).toEqual(
     expect.arrayContaining([`ODD=${environment.get("ODD")}`, "PATH=/usr/bin:/bin"]),

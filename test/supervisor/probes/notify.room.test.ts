@@ -5,7 +5,7 @@ import { commandPid } from "../../../src/supervisor/instance-handle.ts";
 import { notifyQuestion } from "../../../src/supervisor/probes/notify.ts";
 import { eventually } from "../../support/eventually.ts";
 import { shells } from "../shells.ts";
-import { inherited, Workbench } from "../workbench.ts";
+import { inheritedDescriptors, Workbench } from "../workbench.ts";
 
 let bench: Workbench;
 beforeEach(() => {
@@ -28,7 +28,7 @@ for (const shell of shells()) {
       const proc = `/proc/${await eventually(() => commandPid(launched))}/fd`;
       // The shell that writes keeps a copy for as long as it does.
       await eventually(() => readFileSync(join(proc, "../comm"), "utf8") === "sleep\n");
-      const open = readdirSync(proc).filter((number) => !inherited.includes(number));
+      const open = readdirSync(proc).filter((number) => !inheritedDescriptors.includes(number));
       expect(open).toEqual(["0", "1", "2", String(fd)]);
       expect(readlinkSync(`${proc}/${fd}`)).toBe(join(launched.runDir, "notify"));
     });
