@@ -16,7 +16,8 @@ CREATE TABLE spec_revisions (
 CREATE FUNCTION keep_spec() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
   INSERT INTO spec_revisions (service_uid, revision, time, actor, paths, spec)
-  VALUES (NEW.service_uid, NEW.revision, NEW.time, NEW.actor, COALESCE(NEW.body -> 'paths', '[]'), NEW.after -> 'spec');
+  VALUES (NEW.service_uid, NEW.revision, NEW.time, NEW.actor, COALESCE(NEW.body -> 'paths', '[]'), NEW.after -> 'spec')
+  ON CONFLICT DO NOTHING;
   DELETE FROM spec_revisions WHERE service_uid = NEW.service_uid AND revision <=
     (SELECT revision FROM spec_revisions WHERE service_uid = NEW.service_uid ORDER BY revision DESC OFFSET 50 LIMIT 1);
   RETURN NULL;
@@ -24,7 +25,8 @@ END
 $$;
 
 CREATE TRIGGER events_keep_spec AFTER INSERT ON events FOR EACH ROW
-  WHEN (NEW.body ->> 'type' = 'service_created' OR (NEW.body ->> 'type' = 'service_updated' AND NEW.body -> 'paths' <> '[]'))
+  WHEN (NEW.after IS NOT NULL AND (NEW.body ->> 'type' = 'service_created'
+    OR (NEW.body ->> 'type' = 'service_updated' AND NEW.body -> 'paths' <> '[]')))
   EXECUTE FUNCTION keep_spec();
 
 -- What the log still has of the specs of before.
