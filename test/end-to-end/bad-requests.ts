@@ -19,6 +19,8 @@ export interface BadRequestScene {
   /** An external service that is registered, with an api_token. */
   readonly taken: string;
   readonly takenApiToken: string;
+  /** The revision that it was registered with. */
+  readonly takenRevision: bigint;
   /** A name that no service has. */
   readonly free: string;
   /** A page token of an unfiltered list of services. */
@@ -164,6 +166,25 @@ export const badRequests: readonly BadRequest[] = [
   missing("Delete of a missing service", ({ admin, free }) => admin.registry.delete({ name: free })),
   missing("Start of a missing service", ({ admin, free }) => admin.supervisor.start({ name: free })),
   missing("Wait for a missing service", ({ admin, free }) => admin.supervisor.wait({ name: free, condition: 1 })),
+  missing("Rollback of a missing service", ({ admin, free }) => admin.registry.rollback({ name: free, revision: 1n })),
+  missing("the revisions of a missing service", ({ admin, free }) => admin.registry.listRevisions({ name: free })),
+  missing("Apply of what is gone, by its etag", ({ admin, free }) =>
+    admin.registry.apply({ services: [{ name: free, etag: '"old"', spec: external() }] }),
+  ),
+  {
+    title: "Rollback to a revision of another service",
+    call: ({ admin, taken }) => admin.registry.rollback({ name: taken, revision: 1n }),
+    ...{ code: "NotFound", reason: "REVISION_NOT_FOUND" },
+  },
+  invalid("Rollback to no revision", "revision", ({ admin, taken }) => admin.registry.rollback({ name: taken })),
+  missing("a signal for a missing service", ({ admin, free }) =>
+    admin.supervisor.signal({ name: free, signal: "SIGHUP" }),
+  ),
+  {
+    title: "a signal for an external service",
+    call: ({ admin, taken }) => admin.supervisor.signal({ name: taken, signal: "SIGHUP" }),
+    ...{ code: "FailedPrecondition", reason: "SERVICE_NOT_MANAGED" },
+  },
   missing("the logs of a missing service", ({ admin, free }) => drain(admin.supervisor.streamLogs({ name: free }))),
   missing("the instances of a missing service", ({ admin, free }) => admin.supervisor.listInstances({ service: free })),
   missing("a token for a missing service", ({ admin, free }) => admin.registry.issueToken({ service: free })),
@@ -193,6 +214,16 @@ export const badRequests: readonly BadRequest[] = [
     admin.registry.update({ service: { name: taken, etag: '"old"', spec: external() } }),
   ),
   stale("Delete", ({ admin, taken }) => admin.registry.delete({ name: taken, etag: '"old"' })),
+  stale("Rollback", ({ admin, taken, takenRevision }) =>
+    admin.registry.rollback({ name: taken, etag: '"old"', revision: takenRevision }),
+  ),
+  stale("Apply", ({ admin, taken }) =>
+    admin.registry.apply({ services: [{ name: taken, etag: '"old"', spec: external() }] }),
+  ),
+  ...(["start", "stop", "restart", "reset"] as const).map((method) =>
+    stale(method, ({ admin, taken }) => admin.supervisor[method]({ name: taken, etag: '"old"' })),
+  ),
+  stale("Signal", ({ admin, taken }) => admin.supervisor.signal({ name: taken, signal: "SIGHUP", etag: '"old"' })),
   ...["spec.colour", "name", "uid", "status.state", "wish", "spec.api_token_set"].map((path) =>
     invalid(`an update mask with ${path}`, "update_mask", ({ admin, taken }) =>
       admin.registry.update({ service: { name: taken, spec: external() }, updateMask: { paths: [path] } }),
@@ -223,6 +254,22 @@ export const badRequests: readonly BadRequest[] = [
     call: ({ admin }) => admin.supervisor.listEvents({ pageToken: "made-up" }),
     ...{ code: "InvalidArgument", reason: "PAGE_TOKEN_INVALID", field: "page_token" },
   },
+  {
+    title: "a page_token with another order",
+    call: ({ admin, pageToken }) => admin.registry.list({ pageToken, orderBy: "name desc" }),
+    ...{ code: "InvalidArgument", reason: "PAGE_TOKEN_INVALID", field: "page_token" },
+  },
+  {
+    title: "a page_token of the revisions of another service",
+    call: ({ admin, taken, pageToken }) => admin.registry.listRevisions({ name: taken, pageToken }),
+    ...{ code: "InvalidArgument", reason: "PAGE_TOKEN_INVALID", field: "page_token" },
+  },
+  ...["colour", "name up", "name,", "state, state"].map((orderBy) =>
+    invalid(`the order ${orderBy}`, "order_by", ({ admin }) => admin.registry.list({ orderBy })),
+  ),
+  invalid("a revision below 0", "min_revision", ({ admin, taken }) =>
+    admin.registry.get({ name: taken, minRevision: -1n }),
+  ),
   invalid("a negative page size", "page_size", ({ admin }) => admin.registry.list({ pageSize: -1 })),
   ...["colour = red", "name =", "(name = a", "name ~ a", 'name = "a'].map(
     (filter): BadRequest => ({
@@ -314,6 +361,10 @@ export const badRequests: readonly BadRequest[] = [
     denied(`Apply by a ${who}`, (scene) =>
       scene[who].registry.apply({ services: [{ name: scene.free, spec: external() }] }),
     ),
+    denied(`Rollback by a ${who}`, (scene) =>
+      scene[who].registry.rollback({ name: scene.taken, revision: scene.takenRevision }),
+    ),
+    denied(`a signal by a ${who}`, (scene) => scene[who].supervisor.signal({ name: scene.free, signal: "SIGHUP" })),
     denied(`Start by a ${who}`, (scene) => scene[who].supervisor.start({ name: scene.taken })),
     denied(`a token issued by a ${who}`, (scene) => scene[who].registry.issueToken({ service: scene.taken })),
     denied(`a token revoked by a ${who}`, (scene) => scene[who].registry.revokeToken({ tokenId: randomUUID() })),
@@ -322,6 +373,9 @@ export const badRequests: readonly BadRequest[] = [
     denied(`the repair of routes by a ${who}`, (scene) => scene[who].supervisor.reconcileRoutes({})),
     denied(`logs for a ${who}`, (scene) => drain(scene[who].supervisor.streamLogs({ name: scene.free }))),
   ]),
+  denied("the revisions of a missing service by a service", ({ service, free }) =>
+    service.registry.listRevisions({ name: free }),
+  ),
   denied("Get of a missing service by a service", ({ service, free }) => service.registry.get({ name: free })),
 ];
 

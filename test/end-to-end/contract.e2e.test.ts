@@ -179,9 +179,12 @@ describe.each(transports.map((name, index) => ({ name, key: `t${index}` })))("ov
     await remove(admin, `${key}-twice`);
   });
 
-  test("validate_only tells what would be and changes nothing", async () => {
-    const service = `${key}-kept`;
-    await admin.registry.create({ serviceId: service, service: { spec: external() } });
+  test("validate_only tells what would be and changes nothing, whatever the change", async () => {
+    const [service, running] = [`${key}-kept`, `${key}-kept-running`];
+    const { revision: first } = await admin.registry.create({ serviceId: service, service: { spec: external() } });
+    await admin.registry.update({ service: { name: service, spec: { labels: { x: "y" } } } });
+    const { status } = await createReady(admin, running);
+    const tokenId = (await admin.registry.issueToken({ service })).token?.id ?? "";
     const before = await everything(admin);
     const validateOnly = true;
 
@@ -193,14 +196,32 @@ describe.each(transports.map((name, index) => ({ name, key: `t${index}` })))("ov
     const changed = await admin.registry.update({ service: { name: service, spec: { admin: true } }, validateOnly });
     const deleted = await admin.registry.delete({ name: service, validateOnly });
     const issued = await admin.registry.issueToken({ service, validateOnly });
+    const applied = await admin.registry.apply({ services: [{ name: service, spec: external() }], validateOnly });
+    const rolledBack = await admin.registry.rollback({ name: service, revision: first, validateOnly });
+    const rotated = await admin.registry.rotateToken({ tokenId, validateOnly });
+    const others = await Promise.all([
+      admin.registry.revokeToken({ tokenId, validateOnly }),
+      admin.supervisor.stop({ name: running, validateOnly }),
+      admin.supervisor.start({ name: running, validateOnly }),
+      admin.supervisor.restart({ name: running, validateOnly }),
+      admin.supervisor.reset({ name: running, validateOnly }),
+      admin.supervisor.stopAll({ filter: `name = ${running}`, validateOnly }),
+    ]);
+    const signalled = await admin.supervisor.signal({ name: running, signal: "SIGKILL", validateOnly });
 
-    expect([created, changed, deleted, issued].map(({ revision }) => revision)).toEqual([0n, 0n, 0n, 0n]);
-    expect(created.service?.name).toBe(`${key}-would`);
+    const answers = [created, changed, deleted, issued, applied, rolledBack, rotated, signalled, ...others];
+    expect(answers.map(({ revision }) => revision)).toEqual(answers.map(() => 0n));
+    expect(created.service).toMatchObject({ name: `${key}-would`, uid: "", etag: "" });
+    expect(rolledBack.service?.spec?.labels).toEqual({});
+    expect([rotated.secret, rotated.token?.id]).toEqual(["", ""]);
+    expect(signalled.instanceId).toBe(status?.instanceId);
+    expect(isAlive(status?.pid)).toBe(true);
     expect(changed.service?.spec?.admin).toBe(true);
     expect(deleted.service?.wish).toBe(Wish.DELETED);
     expect([issued.secret, issued.token?.id]).toEqual(["", ""]);
     expect(await everything(admin)).toEqual(before);
     await remove(admin, service);
+    await remove(admin, running);
   });
 
   test("pages hold every service once, in the order of their names", async () => {
@@ -226,6 +247,165 @@ describe.each(transports.map((name, index) => ({ name, key: `t${index}` })))("ov
     });
     await admin.registry.apply({ setName: `${key}-page`, prune: true });
     expect((await admin.registry.list({ filter })).services).toEqual([]);
+  });
+
+  test("a read waits for the revision that it is asked for, and not for ever", async () => {
+    const service = `${key}-seen`;
+    const reads = (minRevision: bigint) => [
+      admin.registry.get({ name: service, minRevision }),
+      admin.registry.list({ filter: `name = ${service}`, minRevision }),
+      admin.registry.listRevisions({ name: service, minRevision }),
+      admin.registry.listTokens({ service, minRevision }),
+      admin.supervisor.listInstances({ service, minRevision }),
+      admin.supervisor.listRoutes({ minRevision }),
+      admin.supervisor
+        .listEvents({ filter: `service = ${service}`, minRevision })
+        .then(({ cursor }) => ({ ...cursor })),
+    ];
+    const { revision } = await admin.registry.create({ serviceId: service, service: { spec: external() } });
+
+    const answers = await Promise.all(reads(revision));
+    const refusals = await Promise.all(reads(revision + 1_000_000n).map(refusalOf));
+
+    for (const answer of answers) expect(answer.revision).toBeGreaterThanOrEqual(revision);
+    for (const refusal of refusals)
+      expect(refusal).toMatchObject({
+        code: "FailedPrecondition",
+        reason: "REVISION_IN_FUTURE",
+        metadata: { requested: String(revision + 1_000_000n) },
+      });
+    await remove(admin, service);
+  });
+
+  test("services are listed in the order asked for, with the same filter as a watch", async () => {
+    const names = ["c", "a", "b"].map((letter) => `${key}-order-${letter}`);
+    for (const each of names)
+      await admin.registry.create({ serviceId: each, service: { spec: external({ labels: { "of.x": "Ärger" } }) } });
+    const filter = `name : ${key}-ORDER AND labels.of.x = "Ä*" AND NOT kind = managed`;
+    const inOrder = async (orderBy: string) => {
+      const seen: string[] = [];
+      for (let pageToken = ""; ; ) {
+        const page = await admin.registry.list({ filter, orderBy, pageToken, pageSize: 2 });
+        seen.push(...page.services.map(({ name: each }) => each));
+        pageToken = page.nextPageToken;
+        if (pageToken === "") return seen;
+      }
+    };
+    const watch = watching(admin, { filter });
+    const snapshot = await watch.upTo((message) => message.message.case === "snapshotEnd");
+    await watch.end();
+
+    expect(await inOrder("")).toEqual(names.toSorted());
+    expect(await inOrder("name desc")).toEqual(names.toSorted().toReversed());
+    expect(await inOrder("create_time")).toEqual(names);
+    expect(await inOrder("state, create_time desc")).toEqual(names.toReversed());
+    expect(told(snapshot).map(([, each]) => each)).toEqual(names.toSorted());
+    for (const each of names) await remove(admin, each);
+  });
+
+  test("every spec that a service had is listed, and can be gone back to", async () => {
+    const service = `${key}-past`;
+    const create = { serviceId: service, service: { spec: external({ url: "http://10.1.2.3:80" }) } };
+    const created = await admin.registry.create(create);
+    const changed = await admin.registry.update({
+      service: { name: service, spec: { url: "http://10.1.2.4:80", labels: { team: "data" } } },
+    });
+    const rollback = { name: service, revision: created.revision, requestId: randomUUID() };
+
+    const [first, again] = [await admin.registry.rollback(rollback), await admin.registry.rollback(rollback)];
+
+    expect(again).toEqual(first);
+    expect(first.service?.spec).toEqual(created.service?.spec);
+    expect(first.differences.map(({ path }) => path)).toEqual(["spec.url", "spec.labels.team"]);
+    expect(first.differences[1]).toMatchObject({ oldValue: { kind: { value: "data" } } });
+    expect(first.differences[1]?.newValue).toBeUndefined();
+    const page = await admin.registry.listRevisions({ name: service, pageSize: 2 });
+    const rest = await admin.registry.listRevisions({ name: service, pageSize: 2, pageToken: page.nextPageToken });
+    const revisions = [...page.revisions, ...rest.revisions];
+    expect(revisions.map(({ revision }) => revision)).toEqual([first.revision, changed.revision, created.revision]);
+    expect(revisions.map(({ paths }) => paths)).toEqual([["spec.url", "spec.labels"], ["spec.url", "spec.labels"], []]);
+    expect(revisions.map(({ spec }) => spec?.labels["team"])).toEqual([undefined, "data", undefined]);
+    expect(revisions[0]).toMatchObject({ actor: "operator", time: { seconds: expect.any(BigInt) } });
+    const { events } = await admin.supervisor.listEvents({ filter: `revision = ${first.revision}` });
+    expect(events).toMatchObject([
+      { type: EventType.SERVICE_UPDATED, payload: { case: "update", value: { rolledBackTo: created.revision } } },
+    ]);
+    await remove(admin, service);
+  });
+
+  test("a plan tells old and new value of each field, of the environment only to those who may read it", async () => {
+    const service = `${key}-planned`;
+    const spec = (colour: string, apiToken: string) =>
+      managed({ command: ["sleep", "1000"], environment: { COLOUR: colour } }, { apiToken });
+    await admin.registry.create({ serviceId: service, service: { spec: spec("umber", `${key}-umber-token`) } });
+    const editor = await admin.registry.issueToken({ scopes: ["admin:services"] });
+    const plan = { services: [{ name: service, spec: spec("ochre", `${key}-ochre-token`) }], validateOnly: true };
+
+    const [whole, partial] = [await admin.registry.apply(plan), await as(editor.secret).registry.apply(plan)];
+
+    const [shown, hidden] = [whole, partial].map(({ changes }) => changes[0]?.differences ?? []);
+    expect(shown).toMatchObject([
+      {
+        path: 'spec.managed.environment["COLOUR"]',
+        oldValue: { kind: { value: "umber" } },
+        newValue: { kind: { value: "ochre" } },
+        hidden: false,
+      },
+      { path: "spec.api_token", hidden: true },
+    ]);
+    expect(hidden?.map(({ path, hidden: isHidden }) => [path, isHidden])).toEqual([
+      ["spec.managed.environment", true],
+      ["spec.api_token", true],
+    ]);
+    expect(JSON.stringify(partial, textOfBigints)).not.toMatch(/umber|ochre/);
+    expect(JSON.stringify(whole, textOfBigints)).not.toMatch(/(umber|ochre)-token/);
+    await admin.registry.revokeToken({ tokenId: editor.token?.id ?? "" });
+    await remove(admin, service);
+  });
+
+  test("events tell who caused them, with which token, from where and with which request", async () => {
+    const [service, requestId] = [`${key}-whose`, randomUUID()];
+    const issued = await admin.registry.issueToken({});
+    const { token } = issued;
+    const other = as(issued.secret);
+
+    await other.registry.create({ serviceId: service, service: { spec: external() }, requestId });
+
+    const { events } = await admin.supervisor.listEvents({
+      filter: `token_id = ${token?.id} AND peer = "127.0.0.1:*"`,
+    });
+    expect(events).toMatchObject([
+      { type: EventType.SERVICE_CREATED, service, actor: "operator", tokenId: token?.id, requestId },
+    ]);
+    expect(events[0]?.peer).toMatch(/^127\.0\.0\.1:\d+$/);
+    expect(JSON.stringify(events, textOfBigints)).not.toContain(issued.secret);
+    await admin.registry.revokeToken({ tokenId: token?.id ?? "" });
+    await remove(admin, service);
+  });
+
+  test("a signal that is asked for twice with one request id is sent once, and recorded with who asked", async () => {
+    const service = `${key}-signalled`;
+    const script = "trap 'echo hup' HUP; while :; do sleep 0.05; done";
+    const spec = managed({ command: ["sh", "-c", script], minReady: { nanos: 1 } });
+    const { revision } = await admin.registry.create({ serviceId: service, service: { spec } });
+    await until(admin, service, WaitCondition.READY, revision);
+    const signal = { name: service, signal: "SIGHUP", requestId: randomUUID() };
+
+    const [first, again] = [await admin.supervisor.signal(signal), await admin.supervisor.signal(signal)];
+    await admin.supervisor.signal({ ...signal, requestId: randomUUID() });
+
+    expect(again).toEqual(first);
+    await eventually(async () => (await output(admin, service, LogStream.STDOUT)) === "hup\nhup\n");
+    const filter = `service = ${service} AND type = instance_signalled AND token_id : * AND peer : *`;
+    expect((await admin.supervisor.listEvents({ filter })).events).toHaveLength(2);
+    await remove(admin, service);
+  });
+
+  test("a token that is missing may be revoked where that is allowed", async () => {
+    const answer = await admin.registry.revokeToken({ tokenId: randomUUID(), allowMissing: true });
+
+    expect(answer).toMatchObject({ revision: 0n });
+    expect(answer.token).toBeUndefined();
   });
 
   test("a set is planned, applied in one transaction, applied again without effect, and pruned", async () => {
@@ -537,7 +717,7 @@ async function setScene(
   const taken = `Taken-${key}`;
   const takenApiToken = `the-api-token-of-${taken}-is-a-secret`;
   const usedRequestId = randomUUID();
-  await admin.registry.create({
+  const { revision: takenRevision } = await admin.registry.create({
     serviceId: taken,
     service: { spec: external({ apiToken: takenApiToken }) },
     requestId: usedRequestId,
@@ -557,6 +737,7 @@ async function setScene(
     addresses: steward.addresses,
     taken,
     takenApiToken,
+    takenRevision,
     free: `free-${key}`,
     pageToken: nextPageToken,
     usedRequestId,
