@@ -6,6 +6,7 @@ import { writeFile } from "node:fs/promises";
 import { parseArgs } from "node:util";
 import { measureDelivery } from "./delivery.ts";
 import { type Figure, type Measure, tableOf } from "./figure.ts";
+import { measureListing } from "./listing.ts";
 import { measureMemory } from "./memory.ts";
 import { measureRestart } from "./restart.ts";
 import { measureUnary } from "./unary.ts";
@@ -16,6 +17,7 @@ const benches: Readonly<Record<string, Measure>> = {
   restart: measureRestart,
   delivery: measureDelivery,
   memory: measureMemory,
+  listing: measureListing,
   writes: measureWrites,
 };
 

@@ -1,5 +1,5 @@
 import type { Clock } from "../domain/clock.ts";
-import { invalid, serviceNotFound } from "../domain/errors.ts";
+import { serviceNotFound } from "../domain/errors.ts";
 import { parseServiceFilter, type ServiceFilter, serviceFilter } from "../domain/filter.ts";
 import { decodePageToken, encodePageToken, pageSizeOf } from "../domain/page.ts";
 import type { Service } from "../domain/service.ts";
@@ -8,6 +8,7 @@ import { formatServiceOrder, parseServiceOrder, type ServiceOrder } from "../dom
 import type { ServiceSpecInput, SpecRules } from "../domain/service-spec.ts";
 import type { SpecRevision } from "../domain/spec-revision.ts";
 import type { TokenKeys } from "../domain/token-secret.ts";
+import { applySet, checkSet, type WantedSet } from "./apply.ts";
 import type { Call } from "./call.ts";
 import {
   type ChangeTools,
@@ -82,14 +83,6 @@ export interface Applied {
   readonly changes: readonly (Omit<Outcome, "warnings"> & { readonly name: string })[];
   readonly revision: bigint;
   readonly warnings: readonly string[];
-}
-
-/** A service as Apply wants it. */
-export interface WantedService {
-  readonly name: string;
-  /** Only if it still is as this etag says. Empty or undefined: however it is. */
-  readonly etag?: string;
-  readonly spec: ServiceSpecInput;
 }
 
 /** What is registered: each change is one transaction, the change and its event. */
@@ -224,19 +217,11 @@ export class Services {
   }
 
   /** Makes a set of services be as listed, all or none. The plan is a dry run of the same code. */
-  async apply(
-    call: Call,
-    request: { services: readonly WantedService[]; setName: string; prune: boolean },
-  ): Promise<Applied> {
-    checkDistinct(request.services);
-    if (request.prune && request.setName === "")
-      throw invalid({
-        field: "set_name",
-        description: "must be given to prune: only a set's own services are deleted",
-      });
+  async apply(call: Call, request: WantedSet): Promise<Applied> {
+    checkSet(request);
     const applied = await this.#writer.run(
       call,
-      (tx) => this.#applyAll(tx, call, request),
+      (tx) => applySet(tx, call, this.#tools, request),
       ({ value, revision, services }): Applied => ({
         changes: value.map((outcome) => ({
           name: outcome.service.name,
@@ -295,49 +280,6 @@ export class Services {
     return this.#change(call, (tx) => resetService(tx, call, request));
   }
 
-  async #applyAll(
-    tx: RegistryTransaction,
-    call: Call,
-    request: { services: readonly WantedService[]; setName: string; prune: boolean },
-  ): Promise<Outcome[]> {
-    const indexed = request.services.map((wanted, index) => ({ ...wanted, index }));
-    const outcomes: Outcome[] = [];
-    // Two applies at once lock in one order, by name, and so cannot deadlock.
-    for (const { index, ...wanted } of indexed.toSorted((a, b) => (nameKey(a.name) < nameKey(b.name) ? -1 : 1))) {
-      outcomes[index] = await this.#applyOne(tx, call, {
-        ...wanted,
-        setName: request.setName,
-        field: `services[${index}]`,
-      });
-    }
-    const dependents = outcomes.map((outcome, index) => ({ ...outcome, field: `services[${index}].spec` }));
-    const pruned = request.prune ? await this.#prune(tx, call, request) : [];
-    await checkDependents(
-      tx,
-      dependents.filter(({ action }) => action !== "unchanged"),
-    );
-    await checkUnused(
-      tx,
-      pruned.map(({ service }) => service),
-    );
-    return [...outcomes, ...pruned];
-  }
-
-  /** Deletes what the set has and the request does not list. */
-  async #prune(
-    tx: RegistryTransaction,
-    call: Call,
-    { services, setName }: { services: readonly { name: string }[]; setName: string },
-  ): Promise<Outcome[]> {
-    const listed = new Set(services.map(({ name }) => nameKey(name)));
-    const pruned: Outcome[] = [];
-    for (const service of await tx.servicesOfSet(setName)) {
-      if (listed.has(nameKey(service.name)) || service.wish === "deleted") continue;
-      pruned.push(await deleteService(tx, call, this.#tools, { service, etag: "", force: true }));
-    }
-    return pruned;
-  }
-
   async #updateOne(
     tx: RegistryTransaction,
     call: Call,
@@ -355,25 +297,6 @@ export class Services {
     if (!request.allowMissing) throw serviceNotFound(request.name);
     const name = parseServiceName(request.name, "service.name");
     return createService(tx, call, this.#tools, { name, spec: request.spec, setName: "", field: request.field });
-  }
-
-  async #applyOne(
-    tx: RegistryTransaction,
-    call: Call,
-    wanted: WantedService & { setName: string; field: string },
-  ): Promise<Outcome> {
-    const { spec, setName, etag = "" } = wanted;
-    const field = `${wanted.field}.spec`;
-    const name = parseServiceName(wanted.name, `${wanted.field}.name`);
-    const service = await tx.serviceByName(name, { lock: true });
-    if (service?.name !== name) {
-      // What is gone is not as it was.
-      if (etag !== "") throw serviceNotFound(name);
-      return createService(tx, call, this.#tools, { name, spec, setName, field });
-    }
-    // Who names no set says nothing about sets: a service of one stays its own.
-    const set = setName === "" ? {} : { setName };
-    return updateService(tx, call, this.#tools, { service, spec, paths: ["*"], etag, ...set, field });
   }
 
   async #change(call: Call, work: (tx: RegistryTransaction) => Promise<Outcome>): Promise<Changed> {
@@ -402,17 +325,4 @@ function differenceOf({ paths, restarts, before }: Outcome): Difference {
 
 function parsePlace(place: string | undefined): readonly string[] | undefined {
   return place === undefined ? undefined : (JSON.parse(place) as string[]);
-}
-
-function checkDistinct(services: readonly { name: string }[]): void {
-  const seen = new Map<string, number>();
-  for (const [index, { name }] of services.entries()) {
-    const first = seen.get(nameKey(name));
-    if (first !== undefined)
-      throw invalid({
-        field: `services[${index}].name`,
-        description: `${JSON.stringify(name)} is also services[${first}]`,
-      });
-    seen.set(nameKey(name), index);
-  }
 }
