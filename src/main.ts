@@ -172,7 +172,7 @@ async function start(config: Config, log: Logger, version: string, started: Stac
     host,
     launcher: new Launcher({ leftovers, cwd: process.cwd() }),
     leftovers,
-    budget: new RestartBudget(clock),
+    budget: new RestartBudget(clock, config.startBudget),
     drainMs: config.drainMs,
     routes: keeper !== undefined,
     reach: (point) => {

@@ -30,6 +30,8 @@ export interface PlaneOptions {
   readonly stateDir: string;
   readonly clock?: Clock;
   readonly drainMs?: number;
+  /** How fast processes are started; default: as a server does. */
+  readonly startBudget?: { readonly perSecond: number; readonly burst: number };
   readonly reach?: (point: FailPoint) => void;
 }
 
@@ -93,7 +95,7 @@ export class Plane {
 
   /** Starts a supervisor on what the last one left. */
   async supervise(): Promise<void> {
-    const { stateDir, clock = systemClock, drainMs = 0, reach = () => undefined } = this.#options;
+    const { stateDir, clock = systemClock, drainMs = 0, startBudget, reach = () => undefined } = this.#options;
     const { store } = this;
     const onFailure = (error: unknown) => this.failures.push(error);
     const feed = new Feed(
@@ -130,7 +132,7 @@ export class Plane {
       }),
       launcher: new Launcher({ leftovers, cwd: "/" }),
       leftovers,
-      budget: new RestartBudget(clock),
+      budget: new RestartBudget(clock, startBudget),
       drainMs,
       routes: false,
       reach,
