@@ -221,10 +221,12 @@ export class Runner {
   #askForTurn(): void {
     if (this.#turn !== "none" || this.#shuttingDown !== undefined) return;
     this.#turn = "asked";
-    void this.#tools.budget.take(() => this.#failures()).then(() => {
-      this.#turn = "given";
-      this.post({ kind: "due" });
-    });
+    void this.#tools.budget
+      .take(() => this.#failures())
+      .then(() => {
+        this.#turn = "given";
+        this.post({ kind: "due" });
+      });
   }
 
   /** In a row, as its next start sees it: what a client asks for is a new beginning. */
