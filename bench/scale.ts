@@ -11,6 +11,8 @@ import { connect, cpuMsOf, type Scene, withSteward } from "./scene.ts";
 
 const services = 1_000;
 const idleMs = 20_000;
+/** Until what was busy a moment ago has come to rest. */
+const settleMs = 5_000;
 /** As fast as they can be started, not as fast as an operator may want it. */
 const unbounded = { "start-rate": "10000", "start-burst": String(services) };
 
@@ -59,6 +61,7 @@ async function measure({ steward }: Scene, births: Births, bare: Times): Promise
   const startMs = await timed(() => startAll(first, births));
   const restartMs = await timed(() => restartAll(first));
 
+  await delay(settleMs);
   const idleCpu = (await cpuWhile(steward.pid, idleMs)) / idleMs;
   const rssMb = await rssMbOf(steward.pid);
 
