@@ -32,6 +32,8 @@ export interface PlaneOptions {
   readonly drainMs?: number;
   /** How fast processes are started; default: as a server does. */
   readonly startBudget?: { readonly perSecond: number; readonly burst: number };
+  /** How many events are kept in memory; default: as a server does. */
+  readonly ringSize?: number;
   readonly reach?: (point: FailPoint) => void;
 }
 
@@ -95,7 +97,14 @@ export class Plane {
 
   /** Starts a supervisor on what the last one left. */
   async supervise(): Promise<void> {
-    const { stateDir, clock = systemClock, drainMs = 0, startBudget, reach = () => undefined } = this.#options;
+    const {
+      stateDir,
+      clock = systemClock,
+      drainMs = 0,
+      startBudget,
+      ringSize,
+      reach = () => undefined,
+    } = this.#options;
     const { store } = this;
     const onFailure = (error: unknown) => this.failures.push(error);
     const feed = new Feed(
@@ -104,7 +113,7 @@ export class Plane {
         bounds: () => store.events.bounds(),
         onAppended: (listener) => store.wakeups.onAppended(listener),
       },
-      { storeUid: store.storeUid, onFailure },
+      { storeUid: store.storeUid, onFailure, ...(ringSize === undefined ? {} : { ringSize }) },
     );
     const leftovers = new Leftovers(new ProcessTable());
     const outputKeeper = new OutputKeeper({ onBeginAnew: () => undefined, onFailure });
