@@ -27,13 +27,15 @@ export class ByHand implements AsyncDisposable {
     const runDir = join(this.#directory, `${this.#name}.${this.#starts}`);
     mkdirSync(runDir);
     const paths = { runDir, stdoutPath: join(this.#directory, "out"), stderrPath: join(this.#directory, "err") };
-    const shim = spawn("/bin/sh", shimArguments({ ...paths, account: undefined }, "/bin/sh"), {
+    const request = { ...paths, account: undefined, limits: {}, notifyFd: undefined };
+    const shim = spawn("/bin/sh", shimArguments(request, "/bin/sh"), {
       detached: true,
       stdio: ["pipe", "ignore", "ignore"],
       env: { LC_ALL: "C" },
     });
     const argv = this.#births.command(this.#name);
-    shim.stdin.end(gateScript({ argv, cwd: undefined, fallbackCwd: "/", environment: new Map() }));
+    const environment = new Map<string, string>();
+    shim.stdin.end(gateScript({ argv, cwd: undefined, fallbackCwd: "/", environment, notifyFd: undefined }));
     this.#shim = shim;
     this.#pid = await this.#births.next(this.#name);
   }

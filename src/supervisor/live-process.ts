@@ -6,12 +6,16 @@ import type { FailPoint } from "./fail-point.ts";
 import { commandPid, type InstanceHandle } from "./instance-handle.ts";
 import type { Leftovers } from "./leftovers.ts";
 import { pause } from "./pause.ts";
-import { type ReadinessWatch, watchReadiness } from "./readiness-watch.ts";
+import type { CommandSetting } from "./probes/command-setting.ts";
+import { processQuestion } from "./probes/questions.ts";
+import { type News, type WatchPlan, watchInstance } from "./probes/watch-instance.ts";
 import { stopInstance } from "./stop.ts";
 
 export interface LiveProcessOptions {
   readonly leftovers: Leftovers;
   readonly clock: Clock;
+  /** How commands that ask it run. Throws when nobody knows. */
+  readonly setting: () => Promise<CommandSetting>;
   /** Told whether it is ready, and how it ended or what could not be ended. */
   readonly tell: (news: Input) => void;
   readonly onFailure: (error: unknown) => void;
@@ -28,11 +32,9 @@ export interface StopRequest {
   readonly signal: NodeJS.Signals;
 }
 
-/** What is asked of it while it runs. */
-export type WatchPlan = Omit<ReadinessWatch, "clock" | "signal" | "tell">;
-
 const tryAgainMs = 1_000;
 const pidWaitMs = 500;
+const keptResults = 10;
 
 /** The process of one instance, from its start or adoption to its end. */
 export class LiveProcess {
@@ -69,10 +71,23 @@ export class LiveProcess {
     this.#watching?.abort.abort();
     const abort = new AbortController();
     this.#watching = { plan: text, abort };
-    const { clock } = this.#options;
-    const { instanceId } = this.#handle;
-    const tell: ReadinessWatch["tell"] = (news) => this.#options.tell({ ...news, instanceId });
-    this.#inBackground(watchReadiness({ ...plan, clock, signal: abort.signal, tell }));
+    const { clock, leftovers, setting } = this.#options;
+    const { instanceId, runDir } = this.#handle;
+    const tools = { instanceId, runDir, leftovers, setting };
+    this.#inBackground(
+      watchInstance(plan, {
+        questionOf: (action) => processQuestion(action, plan, tools),
+        clock,
+        signal: abort.signal,
+        tell: (news: News) => this.#options.tell({ ...news, instanceId }),
+        note: (result) => this.#note(result),
+      }),
+    );
+  }
+
+  #note(result: ProbeResult): void {
+    this.#results.unshift(result);
+    this.#results.splice(keptResults);
   }
 
   /** The pid of its command, which is forked a moment after its release; undefined if it ended before it was seen. */
