@@ -111,15 +111,6 @@ const samples: readonly Sample[] = [
     allowed: "FIRST-LAST",
   },
   { flag: "drain", given: "0.5", other: "2", config: { drainMs: 500 }, bad: "-1", allowed: "0 to 3600" },
-  { flag: "cgroups", given: "off", other: "auto", config: { cgroups: "off" }, bad: "on", allowed: "auto, off" },
-  {
-    flag: "unenforced-limits",
-    given: "report",
-    other: "refuse",
-    config: { unenforcedLimits: "report" },
-    bad: "ignore",
-    allowed: "refuse, report",
-  },
   {
     flag: "start-rate",
     given: "0.5",
@@ -135,6 +126,15 @@ const samples: readonly Sample[] = [
     config: { startBudget: { perSecond: 20, burst: 1000 } },
     bad: "many",
     allowed: "1 to 100000",
+  },
+  { flag: "cgroups", given: "off", other: "auto", config: { cgroups: "off" }, bad: "on", allowed: "auto, off" },
+  {
+    flag: "unenforced-limits",
+    given: "report",
+    other: "refuse",
+    config: { unenforcedLimits: "report" },
+    bad: "ignore",
+    allowed: "refuse, report",
   },
   {
     flag: "log-keep",

@@ -15,7 +15,7 @@ setFlagsFromString("--expose-gc");
 const collectGarbage = runInNewContext("gc") as () => void;
 
 test("two thousand restarts leave nothing in memory, no descriptor and no file behind", {
-  timeout: 300_000,
+  timeout: 600_000,
 }, async () => {
   // A small ring of events is full, and so of one size, before the first look.
   own = await openPlane({ startBudget: { perSecond: 10_000, burst: 10_000 }, ringSize: 256 });
@@ -30,7 +30,7 @@ test("two thousand restarts leave nothing in memory, no descriptor and no file b
         const services = await Promise.all(names.map((name) => plane.service(name)));
         return services.every(({ status }) => status.restarts >= times);
       },
-      { timeoutMs: 280_000, everyMs: 200 },
+      { timeoutMs: 560_000, everyMs: 200 },
     );
 
   await restarted(20);

@@ -13,7 +13,8 @@ import { eventually } from "../support/eventually.ts";
 let own: OwnPlane;
 let plane: Plane;
 let gate: string;
-const budget = { perSecond: 20, burst: 50 } as const;
+/** Little, so that a busy machine reaches it too. */
+const budget = { perSecond: 4, burst: 30 } as const;
 beforeEach(async () => {
   own = await openPlane({ startBudget: budget });
   ({ plane } = own);
@@ -29,14 +30,14 @@ const isReady = ({ status }: Service) => status.state === "running" && status.re
 const startsIn = (events: readonly Event[]) => events.filter(({ body }) => body.type === "instance_starting");
 
 test("a storm of services that fail at once is bounded by the budget, and another starts before them", async () => {
-  const names = Array.from({ length: 100 }, (_, index) => `bad-${index}`);
+  const names = Array.from({ length: 50 }, (_, index) => `bad-${index}`);
   const fail = { restart: { baseDelayMs: 20, maxDelayMs: 50 } } as const;
   const startMs = performance.now();
   await Promise.all(names.map((name) => plane.create(name, ["false"], fail)));
   await eventually(
     async () => {
       const services = await Promise.all(names.map((name) => plane.service(name)));
-      return services.every(({ status }) => status.failures > 0) && plane.supervisor.queuedStarts > 60;
+      return services.every(({ status }) => status.failures > 0) && plane.supervisor.queuedStarts > 30;
     },
     { timeoutMs: 40_000, everyMs: 100 },
   );
@@ -49,7 +50,8 @@ test("a storm of services that fail at once is bounded by the budget, and anothe
   const mine = (type: Event["body"]["type"]) =>
     all.findIndex(({ service, body }) => service?.name === "web" && body.type === type);
   const inFront = startsIn(all.slice(mine("service_created"), mine("instance_starting")));
-  expect(inFront.length).toBeLessThan(budget.perSecond);
+  // First come, first served would have been thirty and more.
+  expect(inFront.length).toBeLessThan(15);
   expect(startsIn(all).length).toBeLessThanOrEqual(budget.burst + (budget.perSecond * elapsedMs) / 1_000);
 });
 
