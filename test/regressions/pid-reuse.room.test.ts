@@ -27,7 +27,7 @@ test.skipIf(!isRoot || !existsSync("/proc/sys/kernel/ns_last_pid"))(
     const reaper = ["/bin/sh", "-c", '"$@"; exit $?', "sh"];
     const command = [...reaper, process.execPath, program, JSON.stringify(order)];
 
-    const { stdout } = await execa("unshare", [...namespace, ...command]);
+    const { stdout } = await execa("/usr/bin/unshare", [...namespace, ...command]);
 
     expect(JSON.parse(stdout)).toEqual({
       sameNumbers: true,
