@@ -9,6 +9,7 @@ import { type Figure, type Measure, tableOf } from "./figure.ts";
 import { measureListing } from "./listing.ts";
 import { measureMemory } from "./memory.ts";
 import { measureRestart } from "./restart.ts";
+import { measureScale } from "./scale.ts";
 import { measureUnary } from "./unary.ts";
 import { measureWrites } from "./writes.ts";
 
@@ -18,6 +19,7 @@ const benches: Readonly<Record<string, Measure>> = {
   delivery: measureDelivery,
   memory: measureMemory,
   listing: measureListing,
+  scale: measureScale,
   writes: measureWrites,
 };
 

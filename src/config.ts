@@ -24,6 +24,8 @@ export interface Config {
   readonly stopServices: boolean;
   /** How long a process goes on after its route is out. */
   readonly drainMs: number;
+  /** How fast the processes of services are started. */
+  readonly startBudget: { readonly perSecond: number; readonly burst: number };
   /** Whether each instance gets a control group of its own, where that can be. */
   readonly cgroups: "auto" | "off";
   /** Whether a limit that this host cannot enforce is refused, or accepted and told. */
@@ -93,6 +95,8 @@ export const settings = [
   setting("node", "NAME", "the name of this node", hostname()),
   setting("port-range", "FIRST-LAST", "the ports for services that ask for port 0", "20000-32000"),
   setting("drain", "SECONDS", "how long a process goes on after its route is out, before it is stopped", "1"),
+  setting("start-rate", "N", "how many processes are started in a second, in the long run", "20"),
+  setting("start-burst", "N", "how many may be started at once after a quiet time", "50"),
   setting("cgroups", "auto|off", "give each process a cgroup v2 of its own, where Steward may write one", "auto"),
   setting(
     "unenforced-limits",
@@ -177,6 +181,10 @@ export function readConfig(
     allowRoot: reader.on("allow-root"),
     stopServices: reader.on("stop-services"),
     drainMs: reader.number("drain", 0, 3_600) * 1_000,
+    startBudget: {
+      perSecond: reader.number("start-rate", 0.1, 10_000),
+      burst: reader.number("start-burst", 1, 100_000),
+    },
     cgroups: reader.oneOf("cgroups", ["auto", "off"]) ?? "auto",
     unenforcedLimits: reader.oneOf("unenforced-limits", ["refuse", "report"]) ?? "refuse",
     logKeepBytes: reader.number("log-keep", 1, 1_048_576) * 1_048_576,

@@ -184,7 +184,7 @@ async function start(config: Config, log: Logger, version: string, started: Stac
     launcher: new Launcher({ leftovers, groups, cwd: process.cwd() }),
     groups,
     leftovers,
-    budget: new RestartBudget(clock),
+    budget: new RestartBudget(clock, config.startBudget),
     drainMs: config.drainMs,
     routes: keeper !== undefined,
     reach: (point) => {

@@ -111,6 +111,22 @@ const samples: readonly Sample[] = [
     allowed: "FIRST-LAST",
   },
   { flag: "drain", given: "0.5", other: "2", config: { drainMs: 500 }, bad: "-1", allowed: "0 to 3600" },
+  {
+    flag: "start-rate",
+    given: "0.5",
+    other: "30",
+    config: { startBudget: { perSecond: 0.5, burst: 50 } },
+    bad: "0",
+    allowed: "0.1 to 10000",
+  },
+  {
+    flag: "start-burst",
+    given: "1000",
+    other: "30",
+    config: { startBudget: { perSecond: 20, burst: 1000 } },
+    bad: "many",
+    allowed: "1 to 100000",
+  },
   { flag: "cgroups", given: "off", other: "auto", config: { cgroups: "off" }, bad: "on", allowed: "auto, off" },
   {
     flag: "unenforced-limits",

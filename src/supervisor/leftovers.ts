@@ -30,12 +30,12 @@ export class Leftovers {
 
   /**
    * SIGKILL to all of them, again until none is left or `withinMs` is over. The shim is spared, so that it records the
-   * exit; it goes too when they multiply faster than they die. Resolves with the pids that remain; 0 is one that cannot be seen.
+   * exit; without a control group it goes too when they multiply faster than they die. Resolves with the pids that remain; 0 is one that cannot be seen.
    */
   async kill(instance: InstanceReference, withinMs = 5_000): Promise<number[]> {
     const start = performance.now();
     const group = groupOf(instance.runDir);
-    for (let pauseMs = 2; ; pauseMs = Math.min(pauseMs * 2, 100)) {
+    for (let [round, pauseMs] = [1, 2]; ; round++, pauseMs = Math.min(pauseMs * 2, 100)) {
       const { own, doubtful } = await this.find(instance);
       const unseen = group !== undefined && own.length === 0 && isPopulated(group) ? [0] : [];
       const elapsedMs = performance.now() - start;
@@ -43,7 +43,7 @@ export class Leftovers {
       // One that is dying has lost its marker a moment before it is gone: a doubt is waited for too.
       if (left.length === 0 || elapsedMs > withinMs) return left;
       if (group !== undefined) killGroup(group);
-      if (elapsedMs > withinMs / 2) signalGroup(instance.identity, "SIGKILL");
+      else if (round > mostRoundsWithShim && elapsedMs > withinMs / 2) signalGroup(instance.identity, "SIGKILL");
       for (const entry of own) signalProcess(identityOf(entry), "SIGKILL");
       await delay(pauseMs);
     }
@@ -105,6 +105,9 @@ function newcomers(pids: readonly number[], group: string): TableEntry[] {
   const still = new Set(found.length === 0 ? [] : membersOfGroup(group));
   return found.filter(({ pid }) => still.has(pid)).map((stat) => ({ ...stat, instanceId: undefined }));
 }
+
+/** On a busy machine time alone says nothing of how often it was tried. */
+const mostRoundsWithShim = 10;
 
 export function identityOf({ pid, startTime }: TableEntry): InstanceReference["identity"] {
   return { bootId: currentBootId(), pid, startTime };

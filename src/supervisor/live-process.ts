@@ -9,7 +9,7 @@ import { pause } from "./pause.ts";
 import type { CommandSetting } from "./probes/command-setting.ts";
 import { processQuestion } from "./probes/questions.ts";
 import { type News, type WatchPlan, watchInstance } from "./probes/watch-instance.ts";
-import { stopInstance } from "./stop.ts";
+import { clearInstance, type StopResult, stopInstance } from "./stop.ts";
 
 export interface LiveProcessOptions {
   readonly leftovers: Leftovers;
@@ -111,7 +111,7 @@ export class LiveProcess {
 
   /** It has ended by itself: what it started must end too before its end is told and another begins. */
   async clear(): Promise<void> {
-    await this.#end(0, "SIGTERM");
+    await this.#end(() => clearInstance(this.#handle, this.#options.leftovers));
   }
 
   /** From now on nothing is told and nothing is begun; it runs on. */
@@ -123,7 +123,9 @@ export class LiveProcess {
   async #stop({ waits, drains, drainMs, graceMs, signal }: StopRequest): Promise<void> {
     for (const { until, atMostMs } of waits) await this.#orItsEnd(until, atMostMs);
     if (drains) await this.#orItsEnd(undefined, drainMs);
-    await this.#end(graceMs, signal);
+    const { leftovers, reach } = this.#options;
+    const onSignalled = (): void => reach("stop_signalled");
+    await this.#end(() => stopInstance(this.#handle, leftovers, { graceMs, signal, onSignalled }));
   }
 
   /** Waits for the promise, at most `ms`, and no longer than it lives. */
@@ -135,15 +137,14 @@ export class LiveProcess {
     enough.abort();
   }
 
-  async #end(graceMs: number, signal: NodeJS.Signals): Promise<void> {
+  async #end(work: () => Promise<StopResult>): Promise<void> {
     if (this.#ending || this.#letGo.signal.aborted) return;
     this.#ending = true;
     this.#isStopping = true;
     this.#watching?.abort.abort();
-    const { leftovers, tell, reach } = this.#options;
+    const { tell, reach } = this.#options;
     const { instanceId } = this.#handle;
-    const onSignalled = (): void => reach("stop_signalled");
-    const result = await this.#insist(() => stopInstance(this.#handle, leftovers, { graceMs, signal, onSignalled }));
+    const result = await this.#insist(work);
     reach("ended");
     // One that could not be ended may be asked again; of one that ended there is nothing more to tell.
     if (result?.stopped !== true) this.#ending = false;

@@ -222,10 +222,18 @@ export class Runner {
   #askForTurn(): void {
     if (this.#turn !== "none" || this.#shuttingDown !== undefined) return;
     this.#turn = "asked";
-    void this.#tools.budget.take().then(() => {
-      this.#turn = "given";
-      this.post({ kind: "due" });
-    });
+    void this.#tools.budget
+      .take(() => this.#failures())
+      .then(() => {
+        this.#turn = "given";
+        this.post({ kind: "due" });
+      });
+  }
+
+  /** In a row, as its next start sees it: what a client asks for is a new beginning. */
+  #failures(): number {
+    const { observedGeneration, failures } = this.#status;
+    return this.#service.generation > observedGeneration ? 0 : failures;
   }
 
   #beginStop(instanceId: string, isRouted: boolean): void {

@@ -253,7 +253,7 @@ describe("steward get and describe", () => {
 
     expect(out).toMatch(/^Name: +web$/m);
     expect(out).toMatch(/^Route: +\/services\/web\/ -> http:\S+ \(PROGRAMMED\)$/m);
-    expect(out).toMatch(/^Ready: +yes, for \d+s$/m);
+    expect(out).toMatch(/^Ready: +yes, for \d+[sm]$/m);
     expect(out).toMatch(/Last events:\n[^]*route_programmed +web/);
     expect(await steward("describe", "nope")).toMatchObject({ code: 3, err: 'steward: no service named "nope"' });
   });

@@ -32,6 +32,10 @@ export interface PlaneOptions {
   readonly stateDir: string;
   readonly clock?: Clock;
   readonly drainMs?: number;
+  /** How fast processes are started; default: as a server does. */
+  readonly startBudget?: { readonly perSecond: number; readonly burst: number };
+  /** How many events are kept in memory; default: as a server does. */
+  readonly ringSize?: number;
   readonly reach?: (point: FailPoint) => void;
   /** Told of what failed and is tried again. */
   readonly onFailure?: (error: unknown) => void;
@@ -104,7 +108,14 @@ export class Plane {
 
   /** Starts a supervisor on what the last one left. */
   async supervise(): Promise<void> {
-    const { stateDir, clock = systemClock, drainMs = 0, reach = () => undefined } = this.#options;
+    const {
+      stateDir,
+      clock = systemClock,
+      drainMs = 0,
+      startBudget,
+      ringSize,
+      reach = () => undefined,
+    } = this.#options;
     const { store } = this;
     const onFailure = (error: unknown) => {
       this.failures.push(error);
@@ -116,7 +127,7 @@ export class Plane {
         bounds: () => store.events.bounds(),
         onAppended: (listener) => store.wakeups.onAppended(listener),
       },
-      { storeUid: store.storeUid, onFailure },
+      { storeUid: store.storeUid, onFailure, ...(ringSize === undefined ? {} : { ringSize }) },
     );
     const leftovers = new Leftovers(new ProcessTable());
     const outputKeeper = new OutputKeeper({ onBeginAnew: () => undefined, onFailure });
@@ -146,7 +157,7 @@ export class Plane {
       launcher: new Launcher({ leftovers, groups: this.#options.groups, cwd: "/" }),
       groups: this.#options.groups,
       leftovers,
-      budget: new RestartBudget(clock),
+      budget: new RestartBudget(clock, startBudget),
       drainMs,
       routes: false,
       reach,

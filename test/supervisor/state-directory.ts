@@ -1,4 +1,4 @@
-import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { existsSync, mkdtempSync, readdirSync, readFileSync, readlinkSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { openControlGroups } from "../../src/supervisor/control-groups.ts";
@@ -27,8 +27,7 @@ export class StateDirectory {
 /** Kills every process of every instance that was started from a state directory; resolves when all are gone, with their control groups. */
 export async function endInstances(stateDir: string): Promise<void> {
   const members = new Set(shimsOf(stateDir));
-
-  for (const pid of processes()) if (members.has(sessionOf(pid))) members.add(pid);
+  for (const pid of processes()) if (members.has(sessionOf(pid)) || writesTo(pid, stateDir)) members.add(pid);
   for (const pid of members) kill(pid);
   await eventually(() => ![...members].some(isRunning));
   // A server that was killed leaves its parent group to the next.
@@ -49,6 +48,15 @@ export function isRunning(pid: number): boolean {
 
 function processes(): number[] {
   return readdirSync("/proc").map(Number).filter(Number.isInteger).filter(isRunning);
+}
+
+/** Whether its output is kept there: so it is of an instance, also when it has left the session. */
+function writesTo(pid: number, stateDir: string): boolean {
+  try {
+    return readlinkSync(`/proc/${pid}/fd/1`).startsWith(join(stateDir, "logs"));
+  } catch {
+    return false;
+  }
 }
 
 function commandLine(pid: number): string {
