@@ -174,13 +174,15 @@ describe.each(transports.map((name, index) => ({ name, key: `s${index}` })))("ov
     const { secret } = await admin.registry.issueToken({ service });
     const { supervisor } = clientsOf(name, steward.addresses, secret);
 
-    for (const call of [
-      supervisor.signal({ name: service, signal: "SIGTERM" }),
-      supervisor.reset({ name: service }),
-      supervisor.stopAll({}),
-      supervisor.explain({ name: service }),
-    ]) {
-      expect(await refusalOf(call)).toMatchObject({ code: "PermissionDenied", reason: "SCOPE_MISSING" });
-    }
+    const refusals = await Promise.all(
+      [
+        supervisor.signal({ name: service, signal: "SIGTERM" }),
+        supervisor.reset({ name: service }),
+        supervisor.stopAll({}),
+        supervisor.explain({ name: service }),
+      ].map(refusalOf),
+    );
+    for (const refusal of refusals)
+      expect(refusal).toMatchObject({ code: "PermissionDenied", reason: "SCOPE_MISSING" });
   });
 });
