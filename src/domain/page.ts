@@ -25,13 +25,16 @@ export function encodePageToken(list: readonly string[], last: string): string {
 export function decodePageToken(list: readonly string[], token: string): string | undefined {
   if (token === "") return undefined;
   const [print, last] = parse(token);
-  if (print !== fingerprint(list) || typeof last !== "string") {
-    const description = "is not the next_page_token of this list with the same filter and arguments";
-    throw new AppError("invalid_argument", "PAGE_TOKEN_INVALID", `page_token: ${description}`, {
-      violations: [{ field: "page_token", description }],
-    });
-  }
+  if (print !== fingerprint(list) || typeof last !== "string") throw pageTokenInvalid();
   return last;
+}
+
+/** The error of a token that is not one of the list's. */
+export function pageTokenInvalid(): AppError {
+  const description = "is not the next_page_token of this list with the same filter and arguments";
+  return new AppError("invalid_argument", "PAGE_TOKEN_INVALID", `page_token: ${description}`, {
+    violations: [{ field: "page_token", description }],
+  });
 }
 
 function parse(token: string): readonly unknown[] {

@@ -27,6 +27,22 @@ export function formatServiceOrder(order: ServiceOrder): string {
   return order.map(({ field, descending }) => (descending ? `${field} desc` : field)).join(", ");
 }
 
+/** Where a service stands in an order: the values that it is ordered by, as texts; of a time the microseconds since 1970. */
+export type Place = readonly string[];
+
+export function formatPlace(place: Place): string {
+  // Names, states and numbers have no spaces.
+  return place.join(" ");
+}
+
+/** Undefined if the text is no place in this order. */
+export function parsePlace(order: ServiceOrder, text: string): Place | undefined {
+  const place = text.split(" ");
+  const fits = (value: string, index: number) =>
+    order[index]?.field.endsWith("_time") !== true || /^-?\d{1,18}$/.test(value);
+  return place.length === order.length && place.every(fits) ? place : undefined;
+}
+
 function parseKey(text: string): OrderKey {
   const [, word, direction] = /^\s*(\w+)(?:\s+(asc|desc))?\s*$/.exec(text) ?? [];
   const field = orderFields.find((each) => each === word);

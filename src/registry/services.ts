@@ -1,10 +1,17 @@
 import type { Clock } from "../domain/clock.ts";
 import { serviceNotFound } from "../domain/errors.ts";
 import { parseServiceFilter, type ServiceFilter, serviceFilter } from "../domain/filter.ts";
-import { decodePageToken, encodePageToken, pageSizeOf } from "../domain/page.ts";
+import { decodePageToken, encodePageToken, pageSizeOf, pageTokenInvalid } from "../domain/page.ts";
 import type { Service } from "../domain/service.ts";
 import { nameKey, parseServiceName } from "../domain/service-name.ts";
-import { formatServiceOrder, parseServiceOrder, type ServiceOrder } from "../domain/service-order.ts";
+import {
+  formatPlace,
+  formatServiceOrder,
+  type Place,
+  parsePlace,
+  parseServiceOrder,
+  type ServiceOrder,
+} from "../domain/service-order.ts";
 import type { ServiceSpecInput, SpecRules } from "../domain/service-spec.ts";
 import type { SpecRevision } from "../domain/spec-revision.ts";
 import type { TokenKeys } from "../domain/token-secret.ts";
@@ -41,9 +48,9 @@ export interface ServiceReader {
     order: ServiceOrder;
     /** Only services of these names; undefined: of all. */
     names: readonly string[] | undefined;
-    after: readonly string[] | undefined;
+    after: Place | undefined;
     limit: number;
-  }): Promise<{ services: readonly { service: Service; place: readonly string[] }[]; revision: bigint }>;
+  }): Promise<{ services: readonly { service: Service; place: Place }[]; revision: bigint }>;
   snapshot(): Promise<{ services: readonly Service[]; revision: bigint }>;
 }
 
@@ -126,13 +133,15 @@ export class Services {
     const filter = parseServiceFilter(request.filter);
     const order = parseServiceOrder(request.orderBy);
     const list = ["services", request.filter, formatServiceOrder(order)];
-    const after = parsePlace(decodePageToken(list, request.pageToken));
+    const token = decodePageToken(list, request.pageToken);
+    const after = token === undefined ? undefined : parsePlace(order, token);
+    if (token !== undefined && after === undefined) throw pageTokenInvalid();
     const names = request.names?.map(nameKey);
     const page = await this.#options.reader.page({ filter, order, names, after, limit: size + 1 });
     const last = page.services.length > size ? page.services[size - 1] : undefined;
     return {
       services: page.services.slice(0, size).map(({ service }) => service),
-      nextPageToken: last === undefined ? "" : encodePageToken(list, JSON.stringify(last.place)),
+      nextPageToken: last === undefined ? "" : encodePageToken(list, formatPlace(last.place)),
       revision: page.revision,
     };
   }
@@ -147,6 +156,7 @@ export class Services {
     const { service, revision } = await this.get(request.name);
     const list = ["revisions", service.uid];
     const place = decodePageToken(list, request.pageToken);
+    if (place !== undefined && !/^\d{1,18}$/.test(place)) throw pageTokenInvalid();
     const before = place === undefined ? undefined : BigInt(place);
     const page = await this.#options.revisions.page({ serviceUid: service.uid, before, limit: size + 1 });
     const revisions = page.slice(0, size);
@@ -321,8 +331,4 @@ function asValidated({ action, service }: Outcome): Service {
 
 function differenceOf({ paths, restarts, before }: Outcome): Difference {
   return { paths, restarts, ...(before === undefined ? {} : { before }) };
-}
-
-function parsePlace(place: string | undefined): readonly string[] | undefined {
-  return place === undefined ? undefined : (JSON.parse(place) as string[]);
 }

@@ -1,5 +1,5 @@
 import type { ServiceFilter } from "../domain/filter.ts";
-import type { OrderField, OrderKey, ServiceOrder } from "../domain/service-order.ts";
+import type { OrderField, OrderKey, Place, ServiceOrder } from "../domain/service-order.ts";
 import { filterCondition, type Parameter } from "./service-filter.ts";
 
 /** What a page of services holds. */
@@ -12,9 +12,6 @@ export interface PageQuery {
   readonly after: Place | undefined;
   readonly limit: number;
 }
-
-/** Where a service stands in an order: the values that it is ordered by, as texts. */
-export type Place = readonly string[];
 
 /** The statement of a page: rows of `head`, `image` and `place`, in order; one without an image if nothing matches. */
 export function pageStatement(o: PageQuery): { text: string; values: readonly unknown[] } {

@@ -2,12 +2,13 @@ import type pg from "pg";
 import { invalid } from "../domain/errors.ts";
 import type { Service, ServiceSpec, Wish } from "../domain/service.ts";
 import { nameKey, serviceExists } from "../domain/service-name.ts";
+import type { Place } from "../domain/service-order.ts";
 import type { ServiceStatus } from "../domain/status.ts";
 import { AskedTogether } from "./asked-together.ts";
 import { readTogether } from "./commit.ts";
 import { decodeService, factJson, type ServiceImage } from "./json.ts";
 import { brokenConstraint, type Queryable, query } from "./postgres.ts";
-import { type PageQuery, type Place, pageStatement } from "./service-page.ts";
+import { type PageQuery, pageStatement } from "./service-page.ts";
 
 export interface NewService {
   readonly name: string;

@@ -1,4 +1,5 @@
 import { expect, test } from "vitest";
+import { encodePageToken } from "../../src/domain/page.ts";
 import type { Service } from "../../src/domain/service.ts";
 import { call, external, Registry } from "../registry/workbench.ts";
 
@@ -67,6 +68,18 @@ test("a page token is good for its filter and order only, however the order is w
   for (const other of [{ orderBy: "create_time" }, { orderBy: "create_time desc", filter: "admin = false" }])
     await expect(services.list({ ...again, ...other })).rejects.toMatchObject({ reason: "PAGE_TOKEN_INVALID" });
 });
+
+test.each(["", "name", "x name", "1", "1 a b", "99999999999999999999 a"])(
+  "a page token that was made up to stand at %j is refused",
+  async (place) => {
+    const { services } = await Registry.start();
+    const forged = encodePageToken(["services", "", "create_time, name"], place);
+
+    await expect(services.list({ ...first, orderBy: "create_time", pageToken: forged })).rejects.toMatchObject({
+      reason: "PAGE_TOKEN_INVALID",
+    });
+  },
+);
 
 test.each(["colour", "name up", "name,", "name, name desc", "name;"])("the order %j is refused", async (orderBy) => {
   const { services } = await Registry.start();
