@@ -385,17 +385,22 @@ describe.each(transports.map((name, index) => ({ name, key: `t${index}` })))("ov
 
   test("a signal that is asked for twice with one request id is sent once, and recorded with who asked", async () => {
     const service = `${key}-signalled`;
-    const script = "trap 'echo hup' HUP; while :; do sleep 0.05; done";
+    const script = "trap 'echo hup' HUP; echo listens; while :; do sleep 0.05; done";
     const spec = managed({ command: ["sh", "-c", script], minReady: { nanos: 1 } });
     const { revision } = await admin.registry.create({ serviceId: service, service: { spec } });
     await until(admin, service, WaitCondition.READY, revision);
+    const written = (text: string) =>
+      eventually(async () => (await output(admin, service, LogStream.STDOUT)) === `listens\n${text}`);
+    await written("");
     const signal = { name: service, signal: "SIGHUP", requestId: randomUUID() };
 
     const [first, again] = [await admin.supervisor.signal(signal), await admin.supervisor.signal(signal)];
+    // Of two that are sent before it has heard of the first a shell hears one.
+    await written("hup\n");
     await admin.supervisor.signal({ ...signal, requestId: randomUUID() });
 
     expect(again).toEqual(first);
-    await eventually(async () => (await output(admin, service, LogStream.STDOUT)) === "hup\nhup\n");
+    await written("hup\nhup\n");
     const filter = `service = ${service} AND type = instance_signalled AND token_id : * AND peer : *`;
     expect((await admin.supervisor.listEvents({ filter })).events).toHaveLength(2);
     await remove(admin, service);
