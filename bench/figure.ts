@@ -3,10 +3,11 @@ export interface Figure {
   readonly name: string;
   readonly unit: string;
   readonly ours: number;
-  readonly bare: number;
-  /** Ours against bare: the median of the rounds' ratios. */
-  readonly ratio: number;
-  /** What the ratio shall be at least, for rates, or at most, for times and sizes. */
+  /** Undefined: there is nothing to hold it against. */
+  readonly bare: number | undefined;
+  /** Ours against bare: the median of the rounds' ratios. Undefined like `bare`. */
+  readonly ratio: number | undefined;
+  /** What the ratio, or where there is none what is ours, shall be at least, for rates, or at most, for times and sizes. */
   readonly aim: { readonly atLeast: number } | { readonly atMost: number };
 }
 
@@ -27,7 +28,12 @@ export function figureOf(head: Pick<Figure, "name" | "unit" | "aim">, rounds: re
   };
 }
 
-export function meetsAim({ ratio, aim }: Figure): boolean {
+/** A figure that stands for itself. */
+export function figureAlone(head: Pick<Figure, "name" | "unit" | "aim">, ours: number): Figure {
+  return { ...head, ours, bare: undefined, ratio: undefined };
+}
+
+export function meetsAim({ ours, ratio = ours, aim }: Figure): boolean {
   return "atLeast" in aim ? ratio >= aim.atLeast : ratio <= aim.atMost;
 }
 
@@ -46,7 +52,7 @@ export function tableOf(figures: readonly Figure[]): string {
   const rows = figures.map((figure) => {
     const { name, unit, ours, bare, ratio, aim } = figure;
     const wanted = "atLeast" in aim ? `>= ${aim.atLeast}` : `<= ${aim.atMost}`;
-    return [name, shown(ours), shown(bare), unit, ratio.toFixed(2), wanted, meetsAim(figure) ? "yes" : "NO"];
+    return [name, shown(ours), shown(bare), unit, ratio?.toFixed(2) ?? "-", wanted, meetsAim(figure) ? "yes" : "NO"];
   });
   const header = ["figure", "ours", "bare", "unit", "ratio", "aim", "met"];
   const lines = [header, ...rows];
@@ -61,6 +67,7 @@ export function tableOf(figures: readonly Figure[]): string {
     .join("\n");
 }
 
-function shown(value: number): string {
+function shown(value: number | undefined): string {
+  if (value === undefined) return "-";
   return value >= 100 ? value.toFixed(0) : value.toPrecision(3);
 }

@@ -1,16 +1,11 @@
-import { type ChildProcess, spawn } from "node:child_process";
-import { once } from "node:events";
-import { constants, mkdirSync, openSync } from "node:fs";
 import { mkdtemp, rm } from "node:fs/promises";
-import { Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { createInterface, type Interface } from "node:readline";
 import { setTimeout as delay } from "node:timers/promises";
-import { execa } from "execa";
 import { EventType } from "../gen/steward/v1/event_pb.ts";
 import type { StewardClient } from "../src/client.ts";
-import { gateScript, shimArguments } from "../src/supervisor/shim.ts";
+import { Births, ByHand } from "./by-hand.ts";
+import { exitKnown } from "./exit-known.ts";
 import { figureOf, type Measure, type Round } from "./figure.ts";
 import { withSteward } from "./scene.ts";
 
@@ -25,13 +20,13 @@ const forgivenAfterMs = 10_000;
 export const measureRestart: Measure = async ({ rounds }) => {
   const directory = await mkdtemp(join(tmpdir(), "steward-bench-"));
   const births = await Births.open(join(directory, "births"));
-  const command = ["/bin/sh", "-c", 'echo "$1 $$" > "$2"; exec sleep 1000', "sh"];
   try {
+    const known = await exitKnown(directory);
     return await withSteward({}, async ({ client }) => {
       const names = Array.from({ length: samplesARound * rounds }, (_, index) => `b${index}`);
       const restartPolicy = { resetAfter: { seconds: 1n } };
       for (const name of names) {
-        const managed = { command: [...command, name, births.path], restartPolicy };
+        const managed = { command: births.command(name), restartPolicy };
         await client.registry.create({
           serviceId: name,
           service: { spec: { kind: { case: "managed", value: managed } } },
@@ -40,7 +35,7 @@ export const measureRestart: Measure = async ({ rounds }) => {
       const pids = new Map<string, number>();
       for (const name of names) pids.set(name, await births.next(name));
       await everyoneForgiven(client, names.length);
-      await using byHand = new ByHand(directory, births, command);
+      await using byHand = new ByHand(directory, births);
       await byHand.start();
       const results: Round[] = [];
       for (const name of names) {
@@ -48,11 +43,11 @@ export const measureRestart: Measure = async ({ rounds }) => {
         process.kill(pids.get(name) ?? 0, "SIGKILL");
         await births.next(name);
         const bareMs = performance.now();
-        await byHand.crash();
+        await byHand.end();
         await byHand.start();
         results.push({ ours: bareMs - startedMs, bare: performance.now() - bareMs });
       }
-      return [figureOf({ name: "crash to running again", unit: "ms", aim: { atMost: 3 } }, results)];
+      return [figureOf({ name: "crash to running again", unit: "ms", aim: { atMost: 3 } }, results), ...known];
     });
   } finally {
     births.close();
@@ -67,89 +62,4 @@ async function everyoneForgiven(client: StewardClient, count: number): Promise<v
     if (ready.size === count) break;
   }
   await delay(forgivenAfterMs);
-}
-
-/** The same chain of shim and command, with nobody who records anything. */
-class ByHand implements AsyncDisposable {
-  readonly #directory: string;
-  readonly #births: Births;
-  readonly #command: readonly string[];
-  #shim: ChildProcess | undefined;
-  #pid = 0;
-  #starts = 0;
-
-  constructor(directory: string, births: Births, command: readonly string[]) {
-    this.#directory = directory;
-    this.#births = births;
-    this.#command = command;
-  }
-
-  async start(): Promise<void> {
-    this.#starts += 1;
-    const runDir = join(this.#directory, String(this.#starts));
-    mkdirSync(runDir);
-    const paths = { runDir, stdoutPath: join(this.#directory, "out"), stderrPath: join(this.#directory, "err") };
-    const shim = spawn("/bin/sh", shimArguments({ ...paths, account: undefined }, "/bin/sh"), {
-      detached: true,
-      stdio: ["pipe", "ignore", "ignore"],
-      env: { LC_ALL: "C" },
-    });
-    const argv = [...this.#command, "by-hand", this.#births.path];
-    shim.stdin.end(gateScript({ argv, cwd: undefined, fallbackCwd: "/", environment: new Map() }));
-    this.#shim = shim;
-    this.#pid = await this.#births.next("by-hand");
-  }
-
-  /** Resolves when its end is known. */
-  async crash(): Promise<void> {
-    if (this.#shim === undefined) return;
-    const ended = once(this.#shim, "exit");
-    process.kill(this.#pid, "SIGKILL");
-    await ended;
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    await this.crash();
-  }
-}
-
-/** What the processes say of themselves. */
-class Births {
-  readonly path: string;
-  readonly #socket: Socket;
-  readonly #lines: Interface;
-  readonly #told = new Map<string, number[]>();
-  #wake: (() => void) | undefined;
-
-  private constructor(path: string) {
-    this.path = path;
-    // Open for writing too, so that it does not end with the last of them.
-    const fd = openSync(path, constants.O_RDWR | constants.O_NONBLOCK);
-    this.#socket = new Socket({ fd, readable: true, writable: false });
-    this.#lines = createInterface({ input: this.#socket });
-    this.#lines.on("line", (line) => {
-      const [name = "", pid] = line.split(" ");
-      this.#told.set(name, [...(this.#told.get(name) ?? []), Number(pid)]);
-      this.#wake?.();
-    });
-  }
-
-  static async open(path: string): Promise<Births> {
-    await execa("mkfifo", [path]);
-    return new Births(path);
-  }
-
-  /** The process of this name that was born next. */
-  async next(name: string): Promise<number> {
-    for (;;) {
-      const pid = this.#told.get(name)?.shift();
-      if (pid !== undefined) return pid;
-      await new Promise<void>((resolve) => (this.#wake = resolve));
-    }
-  }
-
-  close(): void {
-    this.#lines.close();
-    this.#socket.destroy();
-  }
 }

@@ -8,6 +8,7 @@ import { measureDelivery } from "./delivery.ts";
 import { type Figure, type Measure, tableOf } from "./figure.ts";
 import { measureMemory } from "./memory.ts";
 import { measureRestart } from "./restart.ts";
+import { measureScale } from "./scale.ts";
 import { measureUnary } from "./unary.ts";
 import { measureWrites } from "./writes.ts";
 
@@ -16,6 +17,7 @@ const benches: Readonly<Record<string, Measure>> = {
   restart: measureRestart,
   delivery: measureDelivery,
   memory: measureMemory,
+  scale: measureScale,
   writes: measureWrites,
 };
 

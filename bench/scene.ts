@@ -17,12 +17,12 @@ export async function withSteward<T>(
 ): Promise<T> {
   const command = [fileURLToPath(new URL("../bin/steward", import.meta.url))] as const;
   await using steward = await TestSteward.start({ command, flags: { "log-level": "warn", ...flags } });
-  using client = createStewardClient({
-    address: steward.addresses.grpc,
-    token: steward.adminToken,
-    protocol: "grpc",
-  });
+  using client = connect(steward);
   return await use({ steward, client });
+}
+
+export function connect({ addresses, adminToken }: TestSteward): StewardClient {
+  return createStewardClient({ address: addresses.grpc, token: adminToken, protocol: "grpc" });
 }
 
 /** One of the bare programs, in a process of its own; it says on which ports it listens. */

@@ -33,8 +33,16 @@ export interface Config {
   readonly stopServices: boolean;
   /** How long a process goes on after its route is out. */
   readonly drainMs: number;
+  /** How fast the processes of services are started. */
+  readonly startBudget: { readonly perSecond: number; readonly burst: number };
+  /** Whether each instance gets a control group of its own, where that can be. */
+  readonly cgroups: "auto" | "off";
+  /** Whether a limit that this host cannot enforce is refused, or accepted and told. */
+  readonly unenforcedLimits: "refuse" | "report";
   /** How much of each output stream of a service is kept. */
   readonly logKeepBytes: number;
+  /** How much of the disk shall stay free; undefined: as the disk watch thinks fit. */
+  readonly diskReserveBytes: number | undefined;
   /** The public origin, such as `https://example.org`; empty if unknown. */
   readonly publicUrl: string;
   /** A file with the 32-byte secret that tokens are hashed with, in base64. Default: made in the state directory. */
@@ -140,7 +148,21 @@ export const settings = [
   setting("node", "NAME", "the name of this node", hostname()),
   setting("port-range", "FIRST-LAST", "the ports for services that ask for port 0", "20000-32000"),
   setting("drain", "SECONDS", "how long a process goes on after its route is out, before it is stopped", "1"),
+  setting("start-rate", "N", "how many processes are started in a second, in the long run", "20"),
+  setting("start-burst", "N", "how many may be started at once after a quiet time", "50"),
+  setting("cgroups", "auto|off", "give each process a cgroup v2 of its own, where Steward may write one", "auto"),
+  setting(
+    "unenforced-limits",
+    "refuse|report",
+    "refuse limits that this host cannot enforce, or accept them and say so",
+    "refuse",
+  ),
   setting("log-keep", "MIB", "how much of each output stream of a service is kept", "50"),
+  setting(
+    "disk-reserve",
+    "MIB",
+    "below how much free space in the state directory output is told to be at risk; else 64, or 1 % of the disk when that is more",
+  ),
   setting(
     "pepper-file",
     "FILE",
@@ -222,7 +244,14 @@ export function readConfig(
     allowRoot: reader.on("allow-root"),
     stopServices: reader.on("stop-services"),
     drainMs: reader.number("drain", 0, 3_600) * 1_000,
+    startBudget: {
+      perSecond: reader.number("start-rate", 0.1, 10_000),
+      burst: reader.number("start-burst", 1, 100_000),
+    },
+    cgroups: reader.oneOf("cgroups", ["auto", "off"]) ?? "auto",
+    unenforcedLimits: reader.oneOf("unenforced-limits", ["refuse", "report"]) ?? "refuse",
     logKeepBytes: reader.number("log-keep", 1, 1_048_576) * 1_048_576,
+    diskReserveBytes: reader.optionalNumber("disk-reserve", 1, 1_048_576, 1_048_576),
     publicUrl: reader.url("public-url", ["http:", "https:"])?.replace(/\/$/, "") ?? "",
     pepperFile: resolve(reader.text("pepper-file") ?? join(stateDir, "pepper")),
     failPoint: environment["STEWARD_FAIL_POINT"],
@@ -387,6 +416,11 @@ class Reader {
       return least;
     }
     return value;
+  }
+
+  /** In units of so many. */
+  optionalNumber(flag: string, least: number, most: number, unit: number): number | undefined {
+    return this.text(flag) === undefined ? undefined : this.number(flag, least, most) * unit;
   }
 
   range(flag: string): { first: number; last: number } {

@@ -32,11 +32,14 @@ import { lockFile } from "./store/embedded-lock.ts";
 import { EmbeddedPostgres } from "./store/embedded-postgres.ts";
 import { Store } from "./store/store.ts";
 import { Accounts } from "./supervisor/account.ts";
+import { openControlGroups } from "./supervisor/control-groups.ts";
 import { closeInheritedDescriptors } from "./supervisor/descriptors.ts";
+import { DiskWatch } from "./supervisor/disk-watch.ts";
 import { Host } from "./supervisor/host.ts";
 import { HostChecks } from "./supervisor/host-checks.ts";
 import { Launcher } from "./supervisor/launcher.ts";
 import { Leftovers } from "./supervisor/leftovers.ts";
+import { LimitRules } from "./supervisor/limit-rules.ts";
 import { OutputKeeper } from "./supervisor/output-keeper.ts";
 import { ProcessTable } from "./supervisor/process-table.ts";
 import { RestartBudget } from "./supervisor/restart-budget.ts";
@@ -81,6 +84,10 @@ async function start(config: Config, log: Logger, version: string, started: Stac
   await chmod(config.stateDir, 0o700);
   const lock = await lockFile(join(config.stateDir, "lock"));
   started.push(() => lock.release());
+  const groups = config.cgroups === "auto" ? await openControlGroups(config.stateDir) : undefined;
+  started.push(async () => groups?.close());
+  const limitRules = new LimitRules({ groups, unenforced: config.unenforcedLimits });
+  log.info({ cgroups: groups === undefined ? "none" : groups.controllers }, "how services are held and limited");
   const keys = new TokenKeys(await readPepper(config.pepperFile));
 
   const store = new Store({ connection: await connectionOf(config, log, started), node: config.node, log });
@@ -124,7 +131,7 @@ async function start(config: Config, log: Logger, version: string, started: Stac
     store,
     reader: store.services,
     keys,
-    hostChecks: new HostChecks({ accounts, path: config.inheritedEnvironment["PATH"] }),
+    hostChecks: new HostChecks({ accounts, limitRules, path: config.inheritedEnvironment["PATH"] }),
     forbidden,
     clock,
     onRightsChanged: (uid) => authenticator.refreshService(uid).then(() => recheckStreams()),
@@ -172,6 +179,7 @@ async function start(config: Config, log: Logger, version: string, started: Stac
     portRange: config.portRange,
     inheritedEnvironment: config.inheritedEnvironment,
     accounts,
+    limitRules,
     outputKeeper,
     platform: {
       apiUrl: `${stewardAddress}/hub/api`,
@@ -189,9 +197,10 @@ async function start(config: Config, log: Logger, version: string, started: Stac
     facts: store.facts,
     tokens,
     host,
-    launcher: new Launcher({ leftovers, cwd: process.cwd() }),
+    launcher: new Launcher({ leftovers, groups, cwd: process.cwd() }),
+    groups,
     leftovers,
-    budget: new RestartBudget(clock),
+    budget: new RestartBudget(clock, config.startBudget),
     drainMs: config.drainMs,
     routes: keeper !== undefined,
     reach: (point) => {
@@ -206,6 +215,16 @@ async function start(config: Config, log: Logger, version: string, started: Stac
   });
   started.push(() => outputKeeper.stop());
   await started.add(supervisor);
+  await started.add(
+    new DiskWatch({
+      directory: config.stateDir,
+      reserveBytes: config.diskReserveBytes,
+      clock,
+      facts: store.facts,
+      tell: (risk) => supervisor.tellOutputRisk(risk),
+      onFailure,
+    }),
+  );
   if (keeper !== undefined) await started.add(keeper);
   door.server.open();
 

@@ -27,6 +27,17 @@ export function parseDuration(text: string): number {
   return Number(amount) * factor;
 }
 
+/** Reads a time such as `2026-01-31T08:00:00Z`, or how long ago it was: `15m`. */
+export function parsePast(text: string, now = new Date()): Date {
+  if (/^\d+(?:\.\d+)?[a-z]*$/.test(text)) return new Date(now.getTime() - parseDuration(text));
+  const time = new Date(text);
+  if (Number.isNaN(time.getTime()))
+    throw new UsageError(
+      `a time is ISO 8601, such as 2026-01-31T08:00:00Z, or how long ago, such as 15m, not ${JSON.stringify(text)}`,
+    );
+  return time;
+}
+
 /** Reads a whole number of at least 0. */
 export function parseCount(text: string): number {
   if (!/^\d{1,9}$/.test(text)) throw new UsageError(`expected a whole number, not ${JSON.stringify(text)}`);

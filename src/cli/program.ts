@@ -1,6 +1,6 @@
 import { Command, CommanderError, Option } from "commander";
 import { applyManifest } from "./apply.ts";
-import { parseCount, parseDuration, parseFormat, type Session } from "./command.ts";
+import { parseCount, parseDuration, parseFormat, parsePast, type Session } from "./command.ts";
 import { completionScript } from "./completion.ts";
 import { addressOf, type CliDefaults, connect, type GlobalOptions } from "./context.ts";
 import { showEvents } from "./events.ts";
@@ -160,8 +160,12 @@ function addWatchCommands(program: Command, options: CliOptions): void {
     .command("logs")
     .argument("<name>")
     .description("show what a service wrote; its stderr goes to stderr")
-    .option("-f, --follow", "go on with what is written from now on")
+    .option("-f, --follow", "go on with what is written from now on, over reconnects without gap or duplicate")
     .option("--tail <lines>", "begin with the last so many lines of each stream", parseCount)
+    .option("--since <time>", "begin with what was written since a time, or for so long: 15m", (text) =>
+      parsePast(text),
+    )
+    .option("--timestamps", "show when each line was written")
     .option("--stream <stream>", "only stdout or stderr", parseStream)
     .action((name, given) => showLogs(session(), name, given));
   program

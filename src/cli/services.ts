@@ -1,13 +1,21 @@
 import { durationFromMs } from "@bufbuild/protobuf/wkt";
 import type { InstanceExit } from "../../gen/steward/v1/instance_pb.ts";
 import { InstanceExitReason } from "../../gen/steward/v1/instance_pb.ts";
-import { type Service, ServiceSchema, Wish } from "../../gen/steward/v1/service_pb.ts";
+import {
+  type Condition,
+  type Service,
+  ServiceSchema,
+  ServiceState,
+  type ServiceStatus,
+  Wish,
+} from "../../gen/steward/v1/service_pb.ts";
 import { WaitCondition } from "../../gen/steward/v1/supervisor_pb.ts";
 import type { Session } from "./command.ts";
 import { eventLine } from "./events.ts";
 import { allDone } from "./failure.ts";
 import { age, clockTime, type OutputFormat, printList, printMessage, printTable } from "./print.ts";
-import { exitWord, routeWord, stateWord } from "./words.ts";
+import { probeWords } from "./probe-words.ts";
+import { conditionWord, exitWord, quoteWord, routeWord, stateWord } from "./words.ts";
 
 export interface WaitOptions {
   readonly wait?: boolean;
@@ -47,7 +55,7 @@ export async function describeService(session: Session, name: string): Promise<v
   );
   const { screen } = session;
   for (const [label, value] of facts(session, service)) {
-    if (value !== "") screen.write(`${`${label}:`.padEnd(16)}${value}\n`);
+    if (value !== "") screen.write(`${`${label}:`.padEnd(17)}${value}\n`);
   }
   screen.write("\nLast events:\n");
   for (const event of events) screen.write(`  ${eventLine(screen, event)}\n`);
@@ -168,11 +176,12 @@ function serviceRow(session: Session, service: Service): string[] {
 function facts(session: Session, service: Service): [label: string, value: string][] {
   const { spec, status } = service;
   const managed = spec?.kind.case === "managed" ? spec.kind.value : undefined;
+  const external = spec?.kind.case === "external" ? spec.kind.value : undefined;
   return [
     ["Name", service.name],
     ["Uid", service.uid],
     ["Kind", spec?.kind.case ?? ""],
-    ["Command", managed?.command.map(quote).join(" ") ?? ""],
+    ["Command", managed?.command.map(quoteWord).join(" ") ?? ""],
     ["Directory", managed?.cwd ?? ""],
     ["User", managed?.user ?? ""],
     ["Environment", Object.keys(managed?.environment ?? {}).join(", ")],
@@ -183,6 +192,10 @@ function facts(session: Session, service: Service): [label: string, value: strin
         ? ""
         : `${status.route.prefix} -> ${status.route.target} (${routeWord(status.route)}${status.route.message === "" ? "" : `: ${status.route.message}`})`,
     ],
+    ["Startup probe", probeWords(managed?.startupProbe)],
+    ["Readiness probe", probeWords(managed?.readinessProbe)],
+    ["Liveness probe", probeWords(managed?.livenessProbe)],
+    ["Probe", probeWords(external?.probe)],
     ["Admin", spec?.admin === true ? "yes" : "no"],
     ["OAuth client", spec?.oauthClientId ?? ""],
     [
@@ -194,7 +207,8 @@ function facts(session: Session, service: Service): [label: string, value: strin
     ["Set", service.setName],
     ["Wish", wishWord(service.wish)],
     ["State", `${stateWord(session.screen, service)}${status?.message ? ` (${status.message})` : ""}`],
-    ["Ready", status?.ready === true ? `yes, for ${age(status.readyTime)}` : "no"],
+    ["Ready", readyWords(status)],
+    ["Conditions", (status?.conditions ?? []).map(conditionWords).join("; ")],
     ["Pid", status?.pid ? String(status.pid) : ""],
     ["Restarts", String(status?.restarts ?? 0)],
     ["Next start", status?.nextStartTime === undefined ? "" : clockTime(status.nextStartTime)],
@@ -203,6 +217,18 @@ function facts(session: Session, service: Service): [label: string, value: strin
     ["Registered", `${clockTime(service.createTime)} (${age(service.createTime)} ago)`],
     ["Etag", service.etag],
   ];
+}
+
+/** An external service is neither before it was found up or down. */
+function readyWords(status: ServiceStatus | undefined): string {
+  if (status === undefined) return "no";
+  const since = status.readyTransitionTime === undefined ? "" : `, for ${age(status.readyTransitionTime)}`;
+  if (status.state !== ServiceState.EXTERNAL) return `${status.ready ? "yes" : "no"}${since}`;
+  return status.reason === "" ? "unknown" : `${status.reason.toLowerCase()}${since}`;
+}
+
+function conditionWords({ type, message, since }: Condition): string {
+  return `${conditionWord(type)} for ${age(since)}: ${message}`;
 }
 
 function lastExit(exit: InstanceExit | undefined): string {
@@ -222,8 +248,4 @@ function wishWord(wish: Wish): string {
     default:
       return "";
   }
-}
-
-function quote(word: string): string {
-  return /^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", `'\\''`)}'`;
 }

@@ -6,7 +6,12 @@ import { InstanceExitReason } from "../../gen/steward/v1/instance_pb.ts";
 import type { Route } from "../../gen/steward/v1/route_pb.ts";
 import { RouteStateSchema } from "../../gen/steward/v1/route_pb.ts";
 import type { Service } from "../../gen/steward/v1/service_pb.ts";
-import { ServiceState, ServiceStateSchema } from "../../gen/steward/v1/service_pb.ts";
+import {
+  type ConditionType,
+  ConditionTypeSchema,
+  ServiceState,
+  ServiceStateSchema,
+} from "../../gen/steward/v1/service_pb.ts";
 import type { CauseKind, ProbeRole } from "../../gen/steward/v1/supervisor_pb.ts";
 import { CauseKindSchema, ProbeRoleSchema } from "../../gen/steward/v1/supervisor_pb.ts";
 import type { TokenState } from "../../gen/steward/v1/token_pb.ts";
@@ -61,6 +66,10 @@ export function probeRoleWord(role: ProbeRole): string {
   return enumWord(ProbeRoleSchema, role).toLowerCase();
 }
 
+export function conditionWord(type: ConditionType): string {
+  return enumWord(ConditionTypeSchema, type);
+}
+
 export function tokenWord(state: TokenState): string {
   return enumWord(TokenStateSchema, state);
 }
@@ -79,4 +88,9 @@ export function exitWord(exit: InstanceExit | undefined): string {
     default:
       return "unknown";
   }
+}
+
+/** A word of a command as one would type it in a shell. */
+export function quoteWord(word: string): string {
+  return /^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", `'\\''`)}'`;
 }

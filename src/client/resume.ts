@@ -10,6 +10,11 @@ export interface WatchOptions {
   readonly onInterrupted?: (error: StewardError, delayMs: number) => void;
 }
 
+interface ResumeOptions extends WatchOptions {
+  /** Whether a stream that ends without an error is at its end for good. Default: that is a broken connection too. */
+  readonly mayEnd?: boolean;
+}
+
 /** What comes of one stream after another. */
 export type ResumedItem<M> =
   | { readonly kind: "message"; readonly message: M }
@@ -21,7 +26,7 @@ export type ResumedItem<M> =
  */
 export async function* resumed<M>(
   open: (call: CallOptions) => AsyncIterable<M>,
-  { signal, onInterrupted }: WatchOptions,
+  { signal, onInterrupted, mayEnd = false }: ResumeOptions,
 ): AsyncGenerator<ResumedItem<M>, void> {
   const isOver = () => signal?.aborted === true;
   for (let failures = 0; !isOver(); failures++) {
@@ -31,6 +36,7 @@ export async function* resumed<M>(
         stood = true;
         yield { kind: "message", message };
       }
+      if (mayEnd) return;
       throw new ConnectError("the stream ended without a word", Code.Unavailable);
     } catch (thrown) {
       if (isOver()) return;

@@ -63,7 +63,9 @@ function react(status: ServiceStatus, input: Input, want: Want, moment: Moment):
     case "ready":
       return becameReady(status, input.instanceId, moment);
     case "unready":
-      return isSide(status, input.instanceId) ? same(status) : stoppedAnswering(status, input.message);
+      return isSide(status, input.instanceId)
+        ? missedReplacement(status, input)
+        : stoppedAnswering(status, input.message);
     case "readiness_missed":
       return missedReadiness(status, input, moment);
     case "liveness_failed":
@@ -253,14 +255,15 @@ function running(
   want: Want,
   moment: Moment,
 ): Step {
-  if (!liveStates.has(status.state)) return same(status);
+  const side = isSide(status, instanceId);
+  if (!side && !liveStates.has(status.state)) return same(status);
   const process = pid === undefined ? "its process" : `process ${pid}`;
   const message =
     type === "instance_started"
       ? `runs as ${process}`
       : `${process} outlived the server that started it and is taken over`;
   const event = { body: { type, instanceId, pid }, message };
-  const seen = isSide(status, instanceId) ? sideRuns(status, instanceId, pid) : same({ ...status, pid });
+  const seen = side ? sideRuns(status, instanceId, pid) : same({ ...status, pid });
   const then = settle(seen.status, want, moment);
   return { ...then, events: [event, ...then.events], effects: [...seen.effects, ...then.effects] };
 }
@@ -300,12 +303,18 @@ function missedReadiness(
   { instanceId, message }: { readonly instanceId: string; readonly message: string },
   moment: Moment,
 ): Step {
-  if (isSide(status, instanceId)) {
-    return status.replacement?.instanceId === instanceId
-      ? replacementMissed(status, status.replacement, message)
-      : same(status);
-  }
+  if (isSide(status, instanceId)) return missedReplacement(status, { instanceId, message });
   return status.state === "starting" ? stopBecause(status, readinessTimeout, message, moment) : same(status);
+}
+
+/** A replacement that is not going to be ready is given up; of an instance that was taken over from it does not matter. */
+function missedReplacement(
+  status: ServiceStatus,
+  { instanceId, message }: { readonly instanceId: string; readonly message: string },
+): Step {
+  return status.replacement?.instanceId === instanceId
+    ? replacementMissed(status, status.replacement, message)
+    : same(status);
 }
 
 function failedLiveness(
@@ -313,7 +322,9 @@ function failedLiveness(
   { instanceId, message }: { readonly instanceId: string; readonly message: string },
   moment: Moment,
 ): Step {
-  if (isSide(status, instanceId) || status.state !== "running") return same(status);
+  if (isSide(status, instanceId)) return missedReplacement(status, { instanceId, message });
+  // One that has started and is not ready yet may fail, too.
+  if (status.state !== "starting" && status.state !== "running") return same(status);
   return stopBecause(status, livenessFailed, message, moment);
 }
 
@@ -387,13 +398,9 @@ function end(status: ServiceStatus, lastExit: InstanceExit): { ended: ServiceSta
   return { ended, event: { body, message: describeExit(lastExit) } };
 }
 
-/** It ended as somebody asked, or nobody wants it any more. A service rests only when nothing of it is left. */
+/** It ended as somebody asked, or nobody wants it any more. */
 function afterEnd(ended: ServiceStatus, want: Want, moment: Moment): Step {
-  if (want.wish !== "running") {
-    if (sidesOf(ended).length === 0) return rest(ended, moment);
-    const { status, effects } = stopSides(ended);
-    return act({ ...status, state: "stopping", published: false }, ...effects);
-  }
+  if (want.wish !== "running") return rest(ended, moment);
   const pending: ServiceStatus = { ...ended, state: "pending", reason: "", message: "", transitionTime: moment.now };
   return launchWhenAllowed(pending, want, moment);
 }
@@ -474,7 +481,9 @@ function stopFailed(
   { instanceId, survivors }: { readonly instanceId: string; readonly survivors: readonly number[] },
   { now }: Moment,
 ): Step {
-  if (!liveStates.has(status.state)) return same(status);
+  if (!liveStates.has(status.state)) {
+    return isSide(status, instanceId) ? act(status, { kind: "stop", instanceId, routeFirst: false }) : same(status);
+  }
   const message = `these processes could not be ended: ${survivors.join(", ")}`;
   const again: Effect = { kind: "wake", at: new Date(now.getTime() + stopAgainMs) };
   if (status.reason === stopFailedReason && status.message === message) return act(status, again);
@@ -500,11 +509,29 @@ function outputAtRisk(status: ServiceStatus, risk: string, { now }: Moment): Ste
   return { status: next, events: conditionEvents(status, next), effects: [] };
 }
 
-/** No process, as wished. */
+/** No process, as wished; what is left beside the current one ends first. */
 function rest(status: ServiceStatus, moment: Moment): Step {
   if (status.state === "stopped") return same(status);
+  if (sidesOf(status).length > 0) return endSides(status, moment);
   const next = atRest({ ...status, state: "stopped", reason: "", message: "" }, moment);
   return { status: next, events: [{ body: { type: "service_stopped" }, message: "stopped" }], effects: [] };
+}
+
+function endSides(status: ServiceStatus, { now }: Moment): Step {
+  const { status: next, effects } = stopSides(status);
+  const asked = sidesOf(status).filter((side) => !side.isStopping);
+  return {
+    status: {
+      ...next,
+      state: "stopping",
+      published: false,
+      nextStartTime: undefined,
+      waitingFor: [],
+      transitionTime: now,
+    },
+    events: asked.map((side) => told("instance_stopping", side, "stopped as asked")),
+    effects,
+  };
 }
 
 function atRest(status: ServiceStatus, { now }: Moment): ServiceStatus {

@@ -101,7 +101,7 @@ export function describeExit(exit: Ending): string {
     case "lost":
       return `is gone: ${exit.message}`;
     case "oom_killed":
-      return "was killed by the kernel: out of its memory limit";
+      return "was killed by the kernel: out of memory";
   }
 }
 

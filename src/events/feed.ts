@@ -1,6 +1,7 @@
 import { setTimeout as delay } from "node:timers/promises";
 import { AppError } from "../domain/errors.ts";
 import type { Cursor, Event } from "../domain/event.ts";
+import { Ring } from "./ring.ts";
 
 /** What the feed needs of the store. */
 export interface EventSource {
@@ -18,6 +19,8 @@ export interface FeedOptions {
   readonly onFailure: (error: unknown) => void;
   /** How many of the newest events are kept in memory. Default 16,384. */
   readonly ringSize?: number;
+  /** How many bytes they may have, as estimated. Default 16 MiB: memory makes each fork slower. */
+  readonly ringBytes?: number;
 }
 
 export interface FollowOptions {
@@ -54,10 +57,7 @@ export class Feed {
   readonly #source: EventSource;
   readonly #options: FeedOptions;
   readonly #stopping = new AbortController();
-  /** The newest events, whole revisions, oldest first. */
-  #ring: Event[] = [];
-  /** Every event after this revision is in the ring. */
-  #ringStart = 0n;
+  #ring: Ring;
   #head = 0n;
   #appended = Promise.withResolvers<void>();
   #grown = Promise.withResolvers<void>();
@@ -66,6 +66,7 @@ export class Feed {
   constructor(source: EventSource, options: FeedOptions) {
     this.#source = source;
     this.#options = options;
+    this.#ring = this.#emptyRing();
   }
 
   /** The newest revision that followers can see. */
@@ -76,7 +77,7 @@ export class Feed {
   async start(): Promise<void> {
     const { head } = await this.#source.bounds();
     this.#head = head;
-    this.#ringStart = head;
+    this.#ring = this.#emptyRing();
     this.#running = this.#run();
   }
 
@@ -135,7 +136,10 @@ export class Feed {
 
   /** Some next events, from memory where they are still there, and the revision that they reach up to. */
   async #next(position: bigint): Promise<{ events: readonly Event[]; upTo: bigint }> {
-    if (position >= this.#ringStart) return this.#fromRing(position);
+    if (position >= this.#ring.start) {
+      const events = this.#ring.readAfter(position, eventsABatch);
+      return { events, upTo: events.at(-1)?.revision ?? this.#head };
+    }
     // What comes to be seen while we read may not be in what was read.
     const head = this.#head;
     const read = await this.#source.readAfter(position, eventsARead);
@@ -143,16 +147,7 @@ export class Feed {
     // What was read may have been thinned out meanwhile: then the reader has fallen out of what is kept.
     const { oldest } = await this.#source.bounds();
     if (position < oldest) throw compacted(position, oldest, this.#head);
-    return { events, upTo: events.at(-1)?.revision ?? head };
-  }
-
-  #fromRing(position: bigint): { events: readonly Event[]; upTo: bigint } {
-    const first = firstAfter(this.#ring, position);
-    let end = Math.min(first + eventsABatch, this.#ring.length);
-    const last = this.#ring[end - 1];
-    if (last === undefined || end === this.#ring.length) return { events: this.#ring.slice(first), upTo: this.#head };
-    while (this.#ring[end]?.revision === last.revision) end++;
-    return { events: this.#ring.slice(first, end), upTo: last.revision };
+    return { events, upTo: lastOfDense(position, events) };
   }
 
   #begin(after: Cursor | undefined, bounds: { head: bigint; oldest: bigint }): bigint {
@@ -207,47 +202,32 @@ export class Feed {
   async #read(): Promise<boolean> {
     if (this.#stopping.signal.aborted) return false;
     const events = await this.#source.readAfter(this.#head, eventsARead);
-    const last = events.at(-1);
-    if (last === undefined) return false;
-    this.#assertDense(events);
-    this.#ring.push(...events);
-    this.#head = last.revision;
-    this.#trim();
+    if (events.length === 0) return false;
+    const last = lastOfDense(this.#head, events);
+    this.#ring.push(events);
+    this.#head = last;
     const grown = this.#grown;
     this.#grown = Promise.withResolvers();
     grown.resolve();
     return true;
   }
 
-  /** Revisions are dense by construction; a gap would be a lost event, and silence about it the worst of all bugs. */
-  #assertDense(events: readonly Event[]): void {
-    let expected = this.#head;
-    for (const { revision, index } of events) {
-      if (revision === expected && index > 0) continue;
-      expected += 1n;
-      if (revision !== expected) throw new Error(`the event log has a gap: ${revision} follows ${expected - 1n}`);
-    }
-  }
-
-  #trim(): void {
-    const size = this.#options.ringSize ?? 16_384;
-    if (this.#ring.length <= size * 1.25) return;
-    let first = this.#ring.length - size;
-    while (first > 0 && this.#ring[first]?.revision === this.#ring[first - 1]?.revision) first--;
-    this.#ringStart = (this.#ring[first]?.revision ?? 1n) - 1n;
-    this.#ring = this.#ring.slice(first);
+  #emptyRing(): Ring {
+    const { ringSize = 16_384, ringBytes = 16 * 1_048_576 } = this.#options;
+    return new Ring(this.#head, { events: ringSize, bytes: ringBytes });
   }
 }
 
-function firstAfter(ring: readonly Event[], position: bigint): number {
-  let low = 0;
-  let high = ring.length;
-  while (low < high) {
-    const middle = (low + high) >>> 1;
-    if ((ring[middle]?.revision ?? 0n) > position) high = middle;
-    else low = middle + 1;
+/** The last revision of events read after one. Revisions are dense by construction: a gap would be a lost event, and silence about it the worst of all bugs. */
+function lastOfDense(after: bigint, events: readonly Event[]): bigint {
+  let last = after;
+  for (const { revision, index } of events) {
+    if (revision === last && index > 0) continue;
+    if (revision !== last + 1n) throw new Error(`the event log has a gap: ${revision} follows ${last}`);
+    last = revision;
   }
-  return low;
+  if (last === after) throw new Error(`the event log has a gap: nothing follows ${after}`);
+  return last;
 }
 
 /** Waits for one of three things, with one abort listener for its whole life: one for each wait would leak. */

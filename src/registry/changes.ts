@@ -1,5 +1,6 @@
 import { randomUUID } from "node:crypto";
 import { AppError, invalid, serviceNotFound } from "../domain/errors.ts";
+import { externalStatus } from "../domain/external-status.ts";
 import { covers } from "../domain/principal.ts";
 import type { Service, ServiceSpec } from "../domain/service.ts";
 import { serviceExists } from "../domain/service-name.ts";
@@ -12,8 +13,8 @@ import type { RegistryTransaction } from "./writer.ts";
 
 /** What a host can say of a spec before anything is written: whether the user exists, the directory, the command. */
 export interface HostChecks {
-  /** Throws an AppError that names the field below `field`, if this host could not run it. */
-  check(spec: ServiceSpec, field: string): Promise<void>;
+  /** Throws an AppError that names the field below `field`, if this host could not run it. Resolves with warnings. */
+  check(spec: ServiceSpec, field: string): Promise<readonly string[]>;
 }
 
 export interface ChangeTools {
@@ -44,9 +45,10 @@ export async function createService(
   const existing = await tx.serviceByName(name);
   if (existing?.wish === "deleted") checkNotDeleting(existing);
   if (existing !== undefined) throw serviceExists(name, existing.name);
-  const { spec, apiToken, warnings } = parseServiceSpec(name, request.spec, { forbidden: tools.forbidden, field });
+  const parsed = parseServiceSpec(name, request.spec, { forbidden: tools.forbidden, field });
+  const { spec, apiToken } = parsed;
   checkMayBeAdmin(call, name, spec);
-  await tools.hostChecks.check(spec, field);
+  const warnings = [...parsed.warnings, ...(await checkOnHost(tools, name, spec, field))];
   const uid = randomUUID();
   const apiTokenSealed = apiToken === undefined ? undefined : tools.keys.seal(apiToken);
   await tx.insertService({
@@ -111,16 +113,14 @@ export async function updateService(
   const outcome = { paths, restarts: restarts && spec.kind.type === "managed", warnings: parsed.warnings };
   if (paths.length === 0 && setName === service.setName) return { action: "unchanged", service, ...outcome };
   checkMayBeAdmin(call, service.name, spec);
-  if (restarts) await tools.hostChecks.check(spec, field);
+  const onHost = restarts ? await checkOnHost(tools, service.name, spec, field) : [];
   await tx.updateService(service, {
     spec,
     setName,
     version: service.version + 1,
     ...(outcome.restarts ? { generation: service.generation + 1 } : {}),
     ...(token === "keep" ? {} : { apiTokenSealed: token === "clear" ? null : tools.keys.seal(token.secret) }),
-    ...(spec.kind.type === "external" && spec.url !== service.spec.url
-      ? { status: firstStatus(spec, tools.now()) }
-      : {}),
+    ...(spec.kind.type === "external" ? { status: externalStatus(spec, service, tools.now()) } : {}),
   });
   if (token !== "keep") {
     for (const tokenId of await tx.revokeTokens(service.uid, tools.now(), "supplied")) {
@@ -138,7 +138,16 @@ export async function updateService(
       `${call.principal.name} changed ${what}`,
     ),
   );
-  return { action: "update", service: changed, ...outcome };
+  return { action: "update", service: changed, ...outcome, warnings: [...parsed.warnings, ...onHost] };
+}
+
+async function checkOnHost(
+  { hostChecks }: ChangeTools,
+  name: string,
+  spec: ServiceSpec,
+  field: string,
+): Promise<string[]> {
+  return (await hostChecks.check(spec, field)).map((warning) => `${name}: ${warning}`);
 }
 
 /** Wishes a service gone and ends its tokens at once; removes it if nothing of it lives. */
@@ -251,7 +260,7 @@ async function supplyToken(
 /** The status of a service that is new. */
 function firstStatus(spec: ServiceSpec, now: Date): ServiceStatus {
   if (spec.kind.type === "managed") return { ...blankStatus, state: "pending", transitionTime: now };
-  return { ...blankStatus, state: "external", url: spec.url, published: spec.url !== undefined, transitionTime: now };
+  return externalStatus(spec, undefined, now);
 }
 
 async function written(tx: RegistryTransaction, uid: string): Promise<Service> {

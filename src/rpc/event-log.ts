@@ -29,7 +29,7 @@ export interface EventPage {
   readonly cursor: Cursor;
 }
 
-const revisionsARead = 256;
+const eventsAPage = 256;
 const eventsARead = 1_000;
 /** A page is given out after so many events were looked at, full or not: a rare filter shall not keep the caller waiting. */
 const lookedAtForAPage = 50_000;
@@ -54,7 +54,9 @@ export class EventLog {
     const events: Event[] = [];
     for (let lookedAt = 0; position < head && lookedAt < lookedAtForAPage; ) {
       query.signal.throwIfAborted();
-      const read = await this.#store.readAfter(position, revisionsARead);
+      const read = await this.#store.readAfter(position, eventsAPage);
+      // What was read may have been thinned out meanwhile.
+      this.#checked(position, await this.#store.bounds());
       lookedAt += read.length;
       for (const revision of byRevision(read.filter((event) => event.revision <= head))) {
         events.push(...revision.filter(query.matches));

@@ -1,6 +1,7 @@
 import { LogStream, type Supervisor as SupervisorDesc } from "../../gen/steward/v1/supervisor_pb.ts";
 import { AppError, invalid } from "../domain/errors.ts";
 import { eventFilter } from "../domain/filter.ts";
+import { decodeOutputCursor, encodeOutputCursor, type OutputOffsets } from "../domain/output-cursor.ts";
 import { decodePageToken, encodePageToken, pageSizeOf } from "../domain/page.ts";
 import { allow, may, type Principal } from "../domain/principal.ts";
 import type { Route } from "../domain/route.ts";
@@ -11,7 +12,7 @@ import { cursorToProto, eventToProto } from "./convert-event.ts";
 import { instanceToProto } from "./convert-instance.ts";
 import { routeToProto } from "./convert-route.ts";
 import { serviceFor } from "./convert-service.ts";
-import { durationFromProto, timeFromProto } from "./convert-time.ts";
+import { durationFromProto, timeFromProto, timeToProto } from "./convert-time.ts";
 import { invertTable } from "./enum-table.ts";
 import { checkTail, type EventLog } from "./event-log.ts";
 import type { Explaining } from "./explain.ts";
@@ -65,9 +66,18 @@ export interface OutputSource {
     readonly service: ManagedService;
     readonly streams: readonly OutputStream[];
     readonly tailLines: number | undefined;
+    readonly since: Date | undefined;
+    readonly from: OutputOffsets | undefined;
     readonly follow: boolean;
     readonly signal: AbortSignal;
-  }): AsyncIterable<{ readonly stream: OutputStream; readonly data: Uint8Array; readonly offset: bigint }>;
+  }): AsyncIterable<{
+    readonly stream: OutputStream;
+    readonly data: Uint8Array;
+    readonly offset: bigint;
+    readonly time: Date;
+    /** Where reading goes on after it. */
+    readonly next: OutputOffsets;
+  }>;
 }
 
 export type OutputStream = "stdout" | "stderr";
@@ -265,17 +275,35 @@ function eventHandlers({ events, watch }: SupervisorOptions): Pick<SupervisorHan
 
 function logHandlers({ services, output }: SupervisorOptions): Pick<SupervisorHandlers, "streamLogs"> {
   return {
-    async *streamLogs({ name, streams, tailLines, follow }, { principal, signal }) {
+    async *streamLogs(request, { principal, signal }) {
+      const { name, streams, tailLines, cursor, follow } = request;
       allow(principal, "read:services:logs", name);
+      const since = timeFromProto(request.since);
+      checkBeginning({ tailLines, since, cursor });
       const { service } = await services.get(name);
       if (!isManaged(service)) throw notManaged(name);
       const words = streams.flatMap((stream) => streamOf.get(stream) ?? []);
       const wanted = words.length === 0 ? bothStreams : words;
-      for await (const chunk of output.logs({ service, streams: wanted, tailLines, follow, signal })) {
-        yield { stream: logStreams[chunk.stream], data: chunk.data, offset: chunk.offset };
+      const from = cursor === "" ? undefined : decodeOutputCursor(service.uid, cursor);
+      const asked = { service, streams: wanted, tailLines, since, from, follow, signal };
+      for await (const { stream, data, offset, time, next } of output.logs(asked)) {
+        const cursorAfter = encodeOutputCursor(service.uid, { ...from, ...next });
+        yield { stream: logStreams[stream], data, offset, time: timeToProto(time), cursor: cursorAfter };
       }
     },
   };
+}
+
+/** There is one beginning. */
+function checkBeginning(o: {
+  readonly tailLines: number | undefined;
+  readonly since: Date | undefined;
+  readonly cursor: string;
+}): void {
+  if (o.since !== undefined && (o.tailLines !== undefined || o.cursor !== ""))
+    throw invalid({ field: "since", description: "cannot be combined with tail_lines or cursor" });
+  if (o.cursor !== "" && o.tailLines !== undefined)
+    throw invalid({ field: "cursor", description: "cannot be combined with tail_lines or since" });
 }
 
 function wished(principal: Principal, { service, revision }: WishedService) {

@@ -46,10 +46,11 @@ export async function committed<T>(pool: pg.Pool, work: (client: Queryable) => P
     const begun = Promise.all([
       client.query({ text: "BEGIN; SET LOCAL idle_in_transaction_session_timeout = '30s'" }),
       query<{ xid: string }>(client, "SELECT pg_current_xact_id()::text AS xid", [], "xid"),
-    ]);
-    // If this fails, so does every other statement.
+    ]).catch((error: unknown) => Promise.reject(toAppError(error)));
+    // If this fails, so does every other statement: the first one heard tells, and none is left alone.
     begun.catch(() => undefined);
     const last = await work(client);
+    last.answer.catch(() => undefined);
     const [, [transaction]] = await begun;
     const [answer, commit] = await Promise.allSettled([last.answer, client.query({ text: "COMMIT" })]);
     if (commit.status === "rejected") throw new CommitUnanswered(transaction?.xid ?? "", toAppError(commit.reason));
@@ -70,15 +71,26 @@ export async function takenBack<T>(pool: pg.Pool, work: (client: Queryable) => P
 }
 
 /**
- * What became of a transaction whose COMMIT was not answered; asked again while it is unknown and until the signal aborts.
- * Throws `unavailable` if that does not get clear.
+ * Waits until a transaction whose COMMIT was not answered is not running any more, then looks for what it left; asks again while the database is
+ * away and until the signal aborts. Postgres' own word on it is not enough: after a crash another transaction may have its number.
+ * Throws `unavailable` if it does not get clear.
  */
-export async function outcomeOf(pool: pg.Pool, xid: string, signal: AbortSignal): Promise<"committed" | "aborted"> {
+export async function outcomeOf<T>(
+  pool: pg.Pool,
+  xid: string,
+  look: (said: "committed" | "aborted") => Promise<T>,
+  signal: AbortSignal,
+): Promise<T> {
   for (let attempt = 0; ; attempt++) {
-    const status = await statusOf(pool, xid).catch((error: unknown) => error);
-    if (status === "committed" || status === "aborted") return status;
+    let failure: unknown;
+    try {
+      const said = await statusOf(pool, xid);
+      if (said !== "in progress") return await look(said);
+    } catch (error) {
+      failure = error;
+    }
     if (signal.aborted)
-      throw storeUnavailable("the database does not answer; whether the change was written is not known", status);
+      throw storeUnavailable("the database does not answer; whether the change was written is not known", failure);
     await delay(Math.min(2_000, 50 * 2 ** attempt), undefined, { signal }).catch(() => undefined);
   }
 }
@@ -96,9 +108,15 @@ export async function retried<T>(run: () => Promise<T>): Promise<T> {
   }
 }
 
-async function statusOf(pool: pg.Pool, xid: string): Promise<string | null> {
-  const [row] = await query<{ status: string | null }>(pool, "SELECT pg_xact_status($1::xid8) AS status", [xid]);
-  return row?.status ?? null;
+async function statusOf(pool: pg.Pool, xid: string): Promise<"committed" | "aborted" | "in progress"> {
+  try {
+    const [row] = await query<{ status: string | null }>(pool, "SELECT pg_xact_status($1::xid8) AS status", [xid]);
+    return row?.status === "committed" || row?.status === "in progress" ? row.status : "aborted";
+  } catch (error) {
+    // A number that has not been given out yet: the database crashed and has forgotten the transaction.
+    if (sqlState(error) === "22023") return "aborted";
+    throw error;
+  }
 }
 
 /** Lends a connection. After a failure it is rolled back, or thrown away if it does not answer. */

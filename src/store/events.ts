@@ -50,12 +50,12 @@ export class EventRows {
     return rows.map(decodeEvent);
   }
 
-  /** The events that a transaction of just now has written. */
-  async ofTransaction(xid: string): Promise<Event[]> {
+  /** The events that a transaction of just now has written, found by its mark. */
+  async ofTransaction(mark: string): Promise<Event[]> {
     const rows = await query<EventRow>(
       this.#pool,
-      "SELECT * FROM events WHERE xid = $1::xid8 AND revision > (SELECT head - 10000 FROM store) ORDER BY index",
-      [xid],
+      "SELECT * FROM events WHERE mark = $1 AND revision > (SELECT head - 10000 FROM store) ORDER BY index",
+      [mark],
     );
     return rows.map(decodeEvent);
   }

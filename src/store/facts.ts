@@ -18,8 +18,11 @@ export interface FactChange {
   readonly instanceToken?: NewToken;
   readonly route?: Route | { readonly removed: true };
   readonly events: readonly { readonly body: EventBody; readonly message: string }[];
-  /** Only if this still is the wish: the durable intent before a start. Rejected with `aborted` otherwise, and nothing is written. */
-  readonly guard?: { readonly generation: number; readonly wish: Wish };
+  /**
+   * Only if this still is so: the wish, for the durable intent before a start; the version, for a status that follows from the spec. Rejected with `aborted`
+   * otherwise, and nothing is written.
+   */
+  readonly guard?: { readonly generation: number; readonly wish: Wish } | { readonly version: number };
 }
 
 /** What the recorder needs of the store. */
@@ -79,7 +82,7 @@ export class FactRecorder {
           settling: this.#stopping.signal,
         });
         for (const pending of batch) {
-          if (refused.has(pending)) pending.reject(new AppError("aborted", "ETAG_MISMATCH", "the wish has changed"));
+          if (refused.has(pending)) pending.reject(new AppError("aborted", "ETAG_MISMATCH", "the service has changed"));
           else pending.resolve(revision);
         }
         return;
@@ -119,7 +122,7 @@ async function applyAll(tx: Transaction, batch: readonly Pending[]): Promise<Set
   for (const pending of batch) {
     const { change } = pending;
     const service = services.get(change.serviceUid ?? "");
-    if (!isStillWished(service, change.guard)) {
+    if (!isStillSo(service, change.guard)) {
       refused.add(pending);
       continue;
     }
@@ -133,8 +136,10 @@ async function applyAll(tx: Transaction, batch: readonly Pending[]): Promise<Set
   return refused;
 }
 
-function isStillWished(service: Service | undefined, guard: FactChange["guard"]): boolean {
-  return guard === undefined || (service?.generation === guard.generation && service.wish === guard.wish);
+function isStillSo(service: Service | undefined, guard: FactChange["guard"]): boolean {
+  if (guard === undefined) return true;
+  if ("version" in guard) return service?.version === guard.version;
+  return service?.generation === guard.generation && service.wish === guard.wish;
 }
 
 /** Starts the statements of one fact and notes its events. */

@@ -36,6 +36,8 @@ export function createPool(connection: pg.PoolConfig, onIdleError: (error: Error
     pipeline: true,
     types,
   });
+  // Dates are read in one form, whatever the database's default is. If this fails, so does the statement that comes behind it.
+  pool.on("connect", (client) => void client.query("SET DateStyle = 'ISO'").catch(() => undefined));
   // A connection that dies while nobody uses it must not take the process down; the next query gets another.
   pool.on("error", onIdleError);
   // One that dies in use fails its queries. It may do so in the same packet in which it began, before whoever asked for it can listen.
@@ -86,13 +88,19 @@ export function storeUnavailable(message: string, cause: unknown): AppError {
 export function toAppError(error: unknown): unknown {
   if (error instanceof AppError) return error;
   if (isAbsence(error)) return storeUnavailable("the database does not answer", error);
-  // A character that Postgres cannot store: no other value of ours can fail so.
-  if (error instanceof pg.DatabaseError && ["22P05", "22021"].includes(error.code ?? "")) {
+  if (isUnstorable(error)) {
     return new AppError("invalid_argument", "VALIDATION_FAILED", "text must not contain NUL or unpaired surrogates", {
       cause: error,
     });
   }
   return error;
+}
+
+/** Whether a text has a character that Postgres cannot store: no other value of ours can fail so. */
+function isUnstorable(error: unknown): boolean {
+  if (!(error instanceof pg.DatabaseError)) return false;
+  // Half of a surrogate pair is refused as JSON that cannot be read, in the language of the server.
+  return ["22P05", "22021"].includes(error.code ?? "") || (error.code === "22P02" && /\bjson\b/.test(error.message));
 }
 
 const absentErrno = new Set([

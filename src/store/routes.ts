@@ -17,7 +17,7 @@ export class RouteRows {
     const rows = await query<RouteRow>(
       this.#pool,
       `SELECT service_uid, service, prefix, target, state, generation::int, programmed_generation::int, proxy, reason, message, transition_time, confirm_time
-         FROM routes WHERE $1::text IS NULL OR lower(service) COLLATE "C" > $1 ORDER BY lower(service) COLLATE "C" LIMIT $2`,
+         FROM routes WHERE $1::text IS NULL OR lower(service COLLATE "C") > $1 ORDER BY lower(service COLLATE "C") LIMIT $2`,
       [o.afterService === undefined ? null : nameKey(o.afterService), o.limit],
     );
     return rows.map(decodeRouteRow);

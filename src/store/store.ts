@@ -1,6 +1,7 @@
 import { setTimeout as delay } from "node:timers/promises";
 import type pg from "pg";
 import type { Logger } from "pino";
+import type { Event } from "../domain/event.ts";
 import type { Service } from "../domain/service.ts";
 import { CommitUnanswered, committed, outcomeOf, retried, takenBack } from "./commit.ts";
 import { EventRows } from "./events.ts";
@@ -111,19 +112,19 @@ export class Store {
   }
 
   async #write<T>(work: (tx: Transaction) => Promise<T>, options: WriteOptions<T>): Promise<Written<T>> {
-    let done: { readonly value: T } | undefined;
+    let done: { readonly value: T; readonly tx: Transaction } | undefined;
     try {
       return await committed(this.#pool, async (client) => {
         const tx = new Transaction(client);
         const value = await work(tx);
-        done = { value };
+        done = { value, tx };
         const answer = this.#close(client, tx, value);
         if (options.beforeCommit !== undefined) await options.beforeCommit(tx, await answer);
         return { answer };
       });
     } catch (error) {
       if (!(error instanceof CommitUnanswered) || done === undefined) throw error;
-      return { ...(await this.#settle(error, options.settling)), ...done };
+      return { value: done.value, ...(await this.#settle(error, done.tx, options.settling)) };
     }
   }
 
@@ -135,14 +136,19 @@ export class Store {
   }
 
   /** What a transaction has written, if it did: telling a caller that it failed would make them do it twice. */
-  async #settle(error: CommitUnanswered, settling = AbortSignal.timeout(settleMs)): Promise<Appended> {
-    if ((await outcomeOf(this.#pool, error.xid, settling)) === "aborted")
-      throw storeUnavailable("the database does not answer", error.cause);
-    const events = await this.events.ofTransaction(error.xid);
-    const services = events.flatMap(({ body, after }) =>
-      after === undefined || body.type === "service_deleted" ? [] : [[after.uid, after] as const],
-    );
-    return { revision: events[0]?.revision ?? (await head(this.#pool)), services: new Map(services) };
+  async #settle(
+    { xid, cause }: CommitUnanswered,
+    tx: Transaction,
+    settling = AbortSignal.timeout(settleMs),
+  ): Promise<Appended> {
+    const look = async (said: "committed" | "aborted") => {
+      if (!tx.hasEvents)
+        return said === "committed" ? { revision: await head(this.#pool), services: new Map() } : undefined;
+      return appendedBy(await this.events.ofTransaction(tx.mark));
+    };
+    const appended = await outcomeOf(this.#pool, xid, look, settling);
+    if (appended === undefined) throw storeUnavailable("the database does not answer", cause);
+    return appended;
   }
 
   async #whenThere(run: () => Promise<void>): Promise<void> {
@@ -164,6 +170,16 @@ export class Store {
     await this.wakeups.stop();
     await this.#pool.end();
   }
+}
+
+/** Undefined: there are no such events. */
+function appendedBy(events: readonly Event[]): Appended | undefined {
+  const [first] = events;
+  if (first === undefined) return undefined;
+  const services = events.flatMap(({ body, after }) =>
+    after === undefined || body.type === "service_deleted" ? [] : [[after.uid, after] as const],
+  );
+  return { revision: first.revision, services: new Map(services) };
 }
 
 async function head(on: Queryable): Promise<bigint> {

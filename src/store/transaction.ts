@@ -1,3 +1,4 @@
+import { randomUUID } from "node:crypto";
 import type { NewEvent } from "../domain/event.ts";
 import type { Route } from "../domain/route.ts";
 import type { Service, Wish } from "../domain/service.ts";
@@ -37,6 +38,8 @@ export interface Appended {
  * token are next to its noun; here is who was changed and what happened.
  */
 export class Transaction {
+  /** Stored with its events: what tells it from every other transaction there ever was. */
+  readonly mark: string = randomUUID();
   readonly #on: Queryable;
   readonly #events: (NewEvent & { readonly after?: Service })[] = [];
   readonly #changed = new Set<string>();
@@ -162,6 +165,10 @@ export class Transaction {
     await rememberResponse(this.#on, { principal, method, requestId }, response);
   }
 
+  get hasEvents(): boolean {
+    return this.#events.length > 0;
+  }
+
   /** Notes what happened. It is numbered when the transaction ends. */
   append(event: NewEvent): void {
     this.#events.push(event);
@@ -170,11 +177,11 @@ export class Transaction {
 
   /** The last statement: numbers and stores the events. Undefined if there are none. */
   async close(node: string): Promise<Appended | undefined> {
-    if (this.#events.length === 0) return undefined;
+    if (!this.hasEvents) return undefined;
     const rows = await query<{ revision: bigint; uid: string | null; image: ServiceImage | null }>(
       this.#on,
       "SELECT revision, uid, image FROM append_events($1, $2, $3)",
-      [factJson(this.#events.map(encodeEvent)), [...this.#changed], node],
+      [factJson(this.#events.map((event) => ({ ...encodeEvent(event), mark: this.mark }))), [...this.#changed], node],
       "append events",
     );
     const [first] = rows;

@@ -57,6 +57,10 @@ export class Accounts {
     return account;
   }
 
+  get ownUid(): number {
+    return this.#rules.ownUid;
+  }
+
   /** Steward's own account; undefined where its uid has no entry, as in some containers. */
   own(): Promise<Account | undefined> {
     return this.#lookUp(String(this.#rules.ownUid));
@@ -65,6 +69,11 @@ export class Accounts {
   /** Whether running as this account takes a switch at all. */
   isOther(account: Account): boolean {
     return account.uid !== this.#rules.ownUid;
+  }
+
+  /** As which uid a process runs: undefined is nobody else's account. */
+  uidOf(account: Account | undefined): number {
+    return account?.uid ?? this.#rules.ownUid;
   }
 
   #checkAllowed(account: Account): void {

@@ -5,6 +5,17 @@ import type { Account } from "./account.ts";
 /** Carries the instance id into every descendant, so that those which left the session are found again. */
 export const instanceMarker = "STEWARD_INSTANCE";
 
+/** The marker of what belongs to an instance and must be told apart from the rest of it. */
+export function markerOfPart(instanceId: string, part: string): string {
+  return `${instanceId}/${part}`;
+}
+
+/** A marker and all that it is a part of. */
+export function ownersOf(marker: string): string[] {
+  const parts = marker.split("/");
+  return parts.map((_, index) => parts.slice(0, index + 1).join("/"));
+}
+
 /** All that a service gets of the environment of its host. Source: JupyterHub, Spawner.env_keep. */
 export const HOST_VARIABLES: ReadonlySet<string> = new Set([
   "CONDA_DEFAULT_ENV",

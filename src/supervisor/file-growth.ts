@@ -1,11 +1,18 @@
 import { type FSWatcher, statSync, watch } from "node:fs";
 
+/** How long a file is, and when it was last written to. */
+export interface Growth {
+  readonly size: number;
+  /** In milliseconds since 1970. */
+  readonly time: number;
+}
+
 /**
  * Calls `changed` with the size of a file now, undefined when it is not there, and again whenever that is another. A quiet file costs nothing but a kernel
  * watch; a growing one is looked at every 100 ms, however often it is written. The returned function ends it. Does not
  * keep the server alive.
  */
-export function watchGrowth(path: string, changed: (size: number | undefined) => void): () => void {
+export function watchGrowth(path: string, changed: (found: Growth | undefined) => void): () => void {
   let watcher: FSWatcher | undefined;
   let timer: NodeJS.Timeout | undefined;
   let size: number | undefined;
@@ -13,11 +20,11 @@ export function watchGrowth(path: string, changed: (size: number | undefined) =>
   let ended = false;
 
   const look = () => {
-    const now = sizeOf(path);
-    if (now !== size) {
-      size = now;
+    const now = growthOf(path);
+    if (now?.size !== size) {
+      size = now?.size;
       quietLooks = 0;
-      changed(size);
+      changed(now);
     } else if (++quietLooks >= quietAfterLooks) {
       return rest();
     }
@@ -37,11 +44,12 @@ export function watchGrowth(path: string, changed: (size: number | undefined) =>
     watcher = watchFile(path, wake);
     // Whatever came between the last look and the watch has no event; without a watch we go on looking.
     if (watcher === undefined) schedule(unwatchablePollMs);
-    else if (sizeOf(path) !== size) wake();
+    else if (growthOf(path)?.size !== size) wake();
   };
 
-  size = sizeOf(path);
-  changed(size);
+  const first = growthOf(path);
+  size = first?.size;
+  changed(first);
   schedule(growingPollMs);
   return () => {
     ended = true;
@@ -55,8 +63,9 @@ const quietAfterLooks = 10;
 /** For a file that is not there yet, and when the system has no watches left. */
 const unwatchablePollMs = 500;
 
-function sizeOf(path: string): number | undefined {
-  return statSync(path, { throwIfNoEntry: false })?.size;
+export function growthOf(path: string): Growth | undefined {
+  const found = statSync(path, { throwIfNoEntry: false });
+  return found && { size: found.size, time: Math.floor(found.mtimeMs) };
 }
 
 function watchFile(path: string, wake: () => void): FSWatcher | undefined {

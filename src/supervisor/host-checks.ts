@@ -3,9 +3,11 @@ import { AppError, invalid } from "../domain/errors.ts";
 import type { ManagedSpec, ServiceSpec } from "../domain/service.ts";
 import type { Accounts } from "./account.ts";
 import { resolveCommand } from "./command.ts";
+import type { LimitRules } from "./limit-rules.ts";
 
 export interface HostChecksOptions {
   readonly accounts: Accounts;
+  readonly limitRules: LimitRules;
   /** The PATH that services get unless their spec sets one. */
   readonly path: string | undefined;
 }
@@ -18,20 +20,20 @@ export class HostChecks {
     this.#options = options;
   }
 
-  /** Throws an AppError that names the field below `field`, if a process of this spec could not be started here. */
-  async check(spec: ServiceSpec, field: string): Promise<void> {
-    if (spec.kind.type === "external") return;
+  /** Throws an AppError that names the field below `field`, if a process of this spec could not be started here. Resolves with warnings. */
+  async check(spec: ServiceSpec, field: string): Promise<string[]> {
+    if (spec.kind.type === "external") return [];
     if (process.platform !== "linux")
       throw new AppError("failed_precondition", "PLATFORM_UNSUPPORTED", "managed services need Linux");
     try {
-      await this.#checkManaged(spec.kind);
+      return await this.#checkManaged(spec.kind);
     } catch (error) {
       throw error instanceof AppError ? below(error, `${field}.managed`) : error;
     }
   }
 
-  async #checkManaged(kind: ManagedSpec): Promise<void> {
-    const { accounts, path } = this.#options;
+  async #checkManaged(kind: ManagedSpec): Promise<string[]> {
+    const { accounts, limitRules, path } = this.#options;
     const account = kind.user === undefined ? undefined : await accounts.resolve(kind.user);
     if (kind.cwd !== undefined) await checkDirectory(kind.cwd);
     const other = account !== undefined && accounts.isOther(account) ? account : undefined;
@@ -41,6 +43,8 @@ export class HostChecks {
       path: kind.environment["PATH"] ?? path,
       account: other,
     });
+    const { unenforced } = await limitRules.apply(kind.limits, accounts.uidOf(account), "limits");
+    return unenforced === "" ? [] : [`not enforced on this host: ${unenforced}`];
   }
 }
 
@@ -53,9 +57,12 @@ async function checkDirectory(cwd: string): Promise<void> {
 
 /** The same error with its fields where they stand in the request. */
 function below(error: AppError, parent: string): AppError {
-  const [first, ...rest] = error.violations.map(({ field, description }) => ({
-    field: `${parent}.${field.split(".").at(-1) ?? field}`,
+  const violations = error.violations.map(({ field, description }) => ({
+    field: `${parent}.${field.replace("service.spec.managed.", "")}`,
     description,
   }));
-  return first === undefined ? error : invalid(first, ...rest);
+  const [first, ...rest] = violations;
+  if (first === undefined) return error;
+  if (error.code === "invalid_argument") return invalid(first, ...rest);
+  return new AppError(error.code, error.reason, error.message, { metadata: error.metadata, violations });
 }

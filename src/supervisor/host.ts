@@ -6,9 +6,12 @@ import { notifyDescriptor } from "../domain/spec-update.ts";
 import type { Account, Accounts } from "./account.ts";
 import { resolveCommand } from "./command.ts";
 import { buildEnvironment, type Platform } from "./environment.ts";
+import type { InstanceReference } from "./instance-handle.ts";
 import type { LaunchRequest } from "./launcher.ts";
+import type { LimitRules } from "./limit-rules.ts";
 import type { OutputKeeper } from "./output-keeper.ts";
 import { findFreePort, type PortRange } from "./port.ts";
+import { type CommandSetting, settingOfAdopted } from "./probes/command-setting.ts";
 
 export interface HostOptions {
   readonly stateDir: string;
@@ -16,6 +19,7 @@ export interface HostOptions {
   /** What services may inherit of our own environment. */
   readonly inheritedEnvironment: Readonly<Record<string, string>>;
   readonly accounts: Accounts;
+  readonly limitRules: LimitRules;
   readonly outputKeeper: OutputKeeper;
   readonly platform: Omit<Platform, "publicUrl">;
   /** The origin that the public reaches the proxy at; empty if unknown. */
@@ -34,6 +38,8 @@ export class Host {
   /** The ports that are in use, by instance, and the last one of each service. */
   readonly #ports = new Map<string, number>();
   readonly #lastPorts = new Map<string, number>();
+  /** For each service whose output is followed: aborts when nothing more will be written. */
+  readonly #outputEnds = new Map<string, AbortController>();
   /** One search for a port at a time: two at once would find the same. */
   #searching: Promise<unknown> = Promise.resolve();
 
@@ -65,6 +71,15 @@ export class Host {
     await this.#options.outputKeeper.release(stdoutPath);
     await this.#options.outputKeeper.release(stderrPath);
     await rm(join(this.#options.stateDir, "logs", serviceUid), { recursive: true, force: true });
+    this.#outputEnds.get(serviceUid)?.abort();
+    this.#outputEnds.delete(serviceUid);
+  }
+
+  /** Aborts when the output of a service was removed. */
+  outputClosed(serviceUid: string): AbortSignal {
+    const end = this.#outputEnds.get(serviceUid) ?? new AbortController();
+    this.#outputEnds.set(serviceUid, end);
+    return end.signal;
   }
 
   /** The url of an instance: as the spec says, with a port of ours where it says 0, the same as before where that can be. */
@@ -112,8 +127,9 @@ export class Host {
     apiToken: string,
   ): Promise<LaunchRequest> {
     const { kind } = service.spec;
-    const { accounts } = this.#options;
+    const { accounts, limitRules } = this.#options;
     const account = kind.user === undefined ? undefined : await accounts.resolve(kind.user);
+    const held = await limitRules.apply(kind.limits, accounts.uidOf(account), "service.spec.managed.limits");
     const environment = await this.#environment(service, instanceId, url, apiToken, account);
     const other = account !== undefined && accounts.isOther(account) ? account : undefined;
     const [command, ...args] = kind.command;
@@ -127,10 +143,18 @@ export class Host {
       cwd: kind.cwd,
       environment,
       account: other,
-      limits: kind.limits,
-      unenforced: "",
+      ...held,
       notifyFd: notifyDescriptor(kind),
     };
+  }
+
+  /** How the commands of an instance run that another server started. Throws when that cannot be told. */
+  async settingOf(service: ManagedService, instance: InstanceReference): Promise<CommandSetting> {
+    const { user, cwd } = service.spec.kind;
+    const { accounts } = this.#options;
+    const account = user === undefined ? undefined : await accounts.resolve(user);
+    const other = account !== undefined && accounts.isOther(account) ? account : undefined;
+    return settingOfAdopted(instance, { account: other, cwd, ownUid: accounts.ownUid });
   }
 
   async #environment(

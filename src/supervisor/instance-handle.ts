@@ -1,6 +1,7 @@
+import { readlinkSync } from "node:fs";
 import type { ProcessIdentity } from "../domain/status.ts";
 import { childrenOf } from "./process-identity.ts";
-import { hasBegun, type ProcessExit } from "./run-directory.ts";
+import { hasBegun, type ProcessExit, runFiles } from "./run-directory.ts";
 
 /** Where to find an instance: all of it is known before its command runs. */
 export interface InstanceReference {
@@ -16,7 +17,20 @@ export interface InstanceHandle extends InstanceReference {
   readonly exited: Promise<ProcessExit>;
 }
 
+/** The pid of the second stage, which turns into the command; undefined before and after. The shim opens the stage's record once its own helpers are gone. */
+export function stagePid({ identity }: InstanceReference): number | undefined {
+  return opensStage(identity.pid) ? childrenOf(identity)[0] : undefined;
+}
+
 /** The pid of an instance's command; undefined before it was let go and after its end. */
 export async function commandPid({ runDir, identity }: InstanceReference): Promise<number | undefined> {
   return (await hasBegun(runDir)) ? childrenOf(identity)[0] : undefined;
+}
+
+function opensStage(shim: number): boolean {
+  try {
+    return readlinkSync(`/proc/${shim}/fd/6`).endsWith(`/${runFiles.stage}`);
+  } catch {
+    return false; // not yet, or it has ended
+  }
 }

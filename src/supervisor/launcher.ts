@@ -1,11 +1,14 @@
 import { finished } from "node:stream/promises";
+import { setTimeout as delay } from "node:timers/promises";
 import type { Limits } from "../domain/limits.ts";
 import type { Account } from "./account.ts";
+import { enterGroup } from "./cgroup.ts";
+import type { ControlGroups } from "./control-groups.ts";
 import { instanceMarker } from "./environment.ts";
-import type { InstanceHandle, InstanceReference } from "./instance-handle.ts";
+import { type InstanceHandle, type InstanceReference, stagePid } from "./instance-handle.ts";
 import type { Leftovers } from "./leftovers.ts";
-import { identify } from "./process-identity.ts";
-import { createRunDirectory, type ProcessExit } from "./run-directory.ts";
+import { identify, stateOf } from "./process-identity.ts";
+import { createRunDirectory, type ProcessExit, recordGroup, spawnFailed } from "./run-directory.ts";
 import { gateScript, shimArguments } from "./shim.ts";
 import { type Spawned, spawnDetached } from "./spawn.ts";
 
@@ -23,6 +26,7 @@ export interface LaunchRequest {
   readonly environment: ReadonlyMap<string, string>;
   /** Whom to become; undefined: stay who we are. */
   readonly account: Account | undefined;
+  /** Those that can be enforced here. */
   readonly limits: Limits;
   /** Which of the limits have no effect here, for people; empty: none. */
   readonly unenforced: string;
@@ -40,6 +44,8 @@ export interface Launched extends InstanceHandle {
 
 export interface LauncherOptions {
   readonly leftovers: Leftovers;
+  /** Undefined: instances get no control groups. */
+  readonly groups?: ControlGroups | undefined;
   /** Steward's own working directory. */
   readonly cwd: string;
   /** A POSIX shell: dash, busybox and bash are known to do. */
@@ -49,11 +55,13 @@ export interface LauncherOptions {
 /** Starts the commands of services, each under a shim of its own (shim.ts). */
 export class Launcher {
   readonly #leftovers: Leftovers;
+  readonly #groups: ControlGroups | undefined;
   readonly #cwd: string;
   readonly #shell: string;
 
-  constructor({ leftovers, cwd, shell = "/bin/sh" }: LauncherOptions) {
+  constructor({ leftovers, groups, cwd, shell = "/bin/sh" }: LauncherOptions) {
     this.#leftovers = leftovers;
+    this.#groups = groups;
     this.#cwd = cwd;
     this.#shell = shell;
   }
@@ -66,22 +74,39 @@ export class Launcher {
     if (request.environment.get(instanceMarker) !== request.instanceId) throw new Error("the marker is not set");
     const script = gateScript({ ...request, fallbackCwd: this.#cwd });
     await createRunDirectory(request.runDir);
-    const spawned = spawnDetached(this.#shell, shimArguments(request, this.#shell));
+    const place = await this.#place(request);
+    const spawned = spawnDetached(this.#shell, shimArguments({ ...request, limits: place.limits }, this.#shell));
     const identity = identify(spawned.pid);
     if (identity === undefined) throw new Error(`process ${spawned.pid} vanished unreaped`);
     const { instanceId, runDir } = request;
-    return this.#atTheGate({ instanceId, runDir, identity }, spawned, script);
+    return this.#atTheGate({ instanceId, runDir, identity }, spawned, script, place);
   }
 
-  #atTheGate(instance: InstanceReference, spawned: Spawned, script: Buffer): Launched {
-    const exited = this.#exitOf(instance, spawned);
+  /** Makes the control group, and leaves to the kernel's limits for processes what the group does not count. */
+  async #place({ instanceId, runDir, limits }: LaunchRequest): Promise<Place> {
+    if (this.#groups === undefined) return { group: undefined, isLimited: false, limits };
+    const group = this.#groups.create(instanceId, limits);
+    await recordGroup(runDir, group);
+    const isLimited = this.#groups.limits(limits);
+    return { group, isLimited, limits: this.#groups.has("pids") ? { ...limits, processes: undefined } : limits };
+  }
+
+  #atTheGate(instance: InstanceReference, spawned: Spawned, script: Buffer, place: Place): Launched {
+    let refusal: string | undefined;
+    const exited = this.#exitOf(instance, spawned).then((exit) =>
+      refusal === undefined ? exit : spawnFailed(refusal, exit.time),
+    );
     let released = false;
     return {
       ...instance,
       exited,
       async release() {
         released = true;
-        spawned.input.end(script);
+        const entered = enter(instance, place.group).catch((error: unknown) => String(error));
+        // What its group limits must not begin outside of it. Otherwise the group only helps to find all that it started, and the start need not wait for it.
+        if (place.isLimited) refusal = await entered;
+        if (refusal === undefined) spawned.input.end(script);
+        else spawned.input.destroy();
         await closed(spawned);
       },
       async abandon() {
@@ -97,6 +122,25 @@ export class Launcher {
     input.destroy(); // with its shim killed, the second stage may still stand at the gate
     return this.#leftovers.collectExit(instance);
   }
+}
+
+/** Where an instance goes. */
+interface Place {
+  readonly group: string | undefined;
+  /** Whether the group holds it to something. */
+  readonly isLimited: boolean;
+  /** What is left for the kernel's limits for processes. */
+  readonly limits: Limits;
+}
+
+/** Puts the second stage into its control group, and with it all that comes of it. The shim stays out: it must outlive a kill of the whole group. */
+async function enter(instance: InstanceReference, group: string | undefined): Promise<undefined> {
+  while (group !== undefined && stateOf(instance.identity) === "alive") {
+    const pid = stagePid(instance);
+    if (pid !== undefined && (await enterGroup(group, pid))) break;
+    await delay(1);
+  }
+  return undefined;
 }
 
 /** Whether the reader took the words or went away without: its exit tells which. */

@@ -6,12 +6,16 @@ import type { FailPoint } from "./fail-point.ts";
 import { commandPid, type InstanceHandle } from "./instance-handle.ts";
 import type { Leftovers } from "./leftovers.ts";
 import { pause } from "./pause.ts";
-import { type ReadinessWatch, watchReadiness } from "./readiness-watch.ts";
-import { stopInstance } from "./stop.ts";
+import type { CommandSetting } from "./probes/command-setting.ts";
+import { processQuestion } from "./probes/questions.ts";
+import { type News, type WatchPlan, watchInstance } from "./probes/watch-instance.ts";
+import { clearInstance, type StopResult, stopInstance } from "./stop.ts";
 
 export interface LiveProcessOptions {
   readonly leftovers: Leftovers;
   readonly clock: Clock;
+  /** How commands that ask it run. Throws when nobody knows. */
+  readonly setting: () => Promise<CommandSetting>;
   /** Told whether it is ready, and how it ended or what could not be ended. */
   readonly tell: (news: Input) => void;
   readonly onFailure: (error: unknown) => void;
@@ -28,11 +32,9 @@ export interface StopRequest {
   readonly signal: NodeJS.Signals;
 }
 
-/** What is asked of it while it runs. */
-export type WatchPlan = Omit<ReadinessWatch, "clock" | "signal" | "tell">;
-
 const tryAgainMs = 1_000;
 const pidWaitMs = 500;
+const keptResults = 10;
 
 /** The process of one instance, from its start or adoption to its end. */
 export class LiveProcess {
@@ -69,10 +71,23 @@ export class LiveProcess {
     this.#watching?.abort.abort();
     const abort = new AbortController();
     this.#watching = { plan: text, abort };
-    const { clock } = this.#options;
-    const { instanceId } = this.#handle;
-    const tell: ReadinessWatch["tell"] = (news) => this.#options.tell({ ...news, instanceId });
-    this.#inBackground(watchReadiness({ ...plan, clock, signal: abort.signal, tell }));
+    const { clock, leftovers, setting } = this.#options;
+    const { instanceId, runDir } = this.#handle;
+    const tools = { instanceId, runDir, leftovers, setting };
+    this.#inBackground(
+      watchInstance(plan, {
+        questionOf: (action) => processQuestion(action, plan, tools),
+        clock,
+        signal: abort.signal,
+        tell: (news: News) => this.#options.tell({ ...news, instanceId }),
+        note: (result) => this.#note(result),
+      }),
+    );
+  }
+
+  #note(result: ProbeResult): void {
+    this.#results.unshift(result);
+    this.#results.splice(keptResults);
   }
 
   /** The pid of its command, which is forked a moment after its release; undefined if it ended before it was seen. */
@@ -96,7 +111,7 @@ export class LiveProcess {
 
   /** It has ended by itself: what it started must end too before its end is told and another begins. */
   async clear(): Promise<void> {
-    await this.#end(0, "SIGTERM");
+    await this.#end(() => clearInstance(this.#handle, this.#options.leftovers));
   }
 
   /** From now on nothing is told and nothing is begun; it runs on. */
@@ -108,7 +123,9 @@ export class LiveProcess {
   async #stop({ waits, drains, drainMs, graceMs, signal }: StopRequest): Promise<void> {
     for (const { until, atMostMs } of waits) await this.#orItsEnd(until, atMostMs);
     if (drains) await this.#orItsEnd(undefined, drainMs);
-    await this.#end(graceMs, signal);
+    const { leftovers, reach } = this.#options;
+    const onSignalled = (): void => reach("stop_signalled");
+    await this.#end(() => stopInstance(this.#handle, leftovers, { graceMs, signal, onSignalled }));
   }
 
   /** Waits for the promise, at most `ms`, and no longer than it lives. */
@@ -120,15 +137,14 @@ export class LiveProcess {
     enough.abort();
   }
 
-  async #end(graceMs: number, signal: NodeJS.Signals): Promise<void> {
+  async #end(work: () => Promise<StopResult>): Promise<void> {
     if (this.#ending || this.#letGo.signal.aborted) return;
     this.#ending = true;
     this.#isStopping = true;
     this.#watching?.abort.abort();
-    const { leftovers, tell, reach } = this.#options;
+    const { tell, reach } = this.#options;
     const { instanceId } = this.#handle;
-    const onSignalled = (): void => reach("stop_signalled");
-    const result = await this.#insist(() => stopInstance(this.#handle, leftovers, { graceMs, signal, onSignalled }));
+    const result = await this.#insist(work);
     reach("ended");
     // One that could not be ended may be asked again; of one that ended there is nothing more to tell.
     if (result?.stopped !== true) this.#ending = false;

@@ -1,6 +1,7 @@
-import { open, stat, truncate } from "node:fs/promises";
-import { watchGrowth } from "./file-growth.ts";
-import { readKept, writeKept } from "./output-kept.ts";
+import { stat, truncate } from "node:fs/promises";
+import { type Growth, growthOf, watchGrowth } from "./file-growth.ts";
+import { type Kept, makeOutputFile, readKept, writeKept } from "./output-kept.ts";
+import { OutputTimes } from "./output-times.ts";
 import { runTool } from "./spawn.ts";
 
 export interface OutputKeeperOptions {
@@ -8,14 +9,15 @@ export interface OutputKeeperOptions {
   readonly keepBytes?: number;
   /** Told once when the file system cannot give back the beginning of a file, so that files begin anew instead. */
   readonly onBeginAnew: (path: string, reason: string) => void;
-  /** Told of a file that could not be bounded this time; it is tried again when it grows. */
+  /** Told of a file that could not be bounded this time; it is tried again. */
   readonly onFailure: (path: string, error: unknown) => void;
 }
 
 /**
  * Bounds what services write on disk. They append to plain files, without us; of a file that has grown beyond what is kept
  * the beginning is given back to the file system. No byte moves and no offset changes: the file only looks long. On disk
- * it holds `keepBytes` and an eighth more, plus what is written in the tenth of a second until we look again.
+ * it holds `keepBytes` and an eighth more, plus what is written in the tenth of a second until we look again. On the same
+ * looks it notes when output was written.
  */
 export class OutputKeeper {
   readonly #keepBytes: number;
@@ -31,9 +33,12 @@ export class OutputKeeper {
   /** Makes the file when absent and bounds it from now on; twice is fine. Its directory exists. */
   async keep(path: string): Promise<void> {
     if (this.#files.has(path)) return;
-    const file = new KeptFile(path, (size) => this.#bound(path, size), this.#options.onFailure);
+    const file = new KeptFile(path, (growth, times) => this.#tend(path, growth, times), this.#options.onFailure);
     this.#files.set(path, file);
-    await file.start();
+    await file.start().catch((error: unknown) => {
+      this.#files.delete(path);
+      throw error;
+    });
   }
 
   /** Lets go of a file that nobody writes any more; resolves when it is not touched any more. */
@@ -47,10 +52,18 @@ export class OutputKeeper {
     await Promise.all([...this.#files.keys()].map((path) => this.release(path)));
   }
 
-  async #bound(path: string, size: number): Promise<void> {
-    const { base, head } = await readKept(path);
+  async #tend(path: string, { size, time }: Growth, times: OutputTimes): Promise<Growth | undefined> {
+    const kept = await readKept(path);
+    // Bounded first: on a full disk a sample may have to wait for the space.
+    const wasBounded = await this.#bound(path, size, kept);
+    await times.note({ time, end: kept.base + BigInt(size) }, kept.head);
+    // That took a while: what writes so much may have written as much again.
+    return wasBounded ? growthOf(path) : undefined;
+  }
+
+  async #bound(path: string, size: number, { base, head }: Kept): Promise<boolean> {
     const first = Number(head - base);
-    if (size - first <= this.#keepBytes + this.#keepBytes / 8) return;
+    if (size - first <= this.#keepBytes + this.#keepBytes / 8) return false;
     const newFirst = Math.floor((size - this.#keepBytes) / blockBytes) * blockBytes;
     if (this.#canPunch) {
       // Told before it is done: a reader then never takes the emptied part for output.
@@ -58,6 +71,7 @@ export class OutputKeeper {
       await this.#punch(path, first, newFirst);
     }
     if (!this.#canPunch) await beginAnew(path, base);
+    return true;
   }
 
   async #punch(path: string, from: number, to: number): Promise<void> {
@@ -65,6 +79,7 @@ export class OutputKeeper {
     const range = [`--offset=${start}`, `--length=${to - start}`];
     const { status, errorOutput } = await runTool("/usr/bin/fallocate", ["--punch-hole", ...range, path]);
     if (status === 0) return;
+    if (!/support/i.test(errorOutput)) throw new Error(`the beginning of ${path} cannot be given back: ${errorOutput}`);
     this.#canPunch = false;
     this.#options.onBeginAnew(path, errorOutput);
   }
@@ -79,48 +94,71 @@ async function beginAnew(path: string, base: bigint): Promise<void> {
   await writeKept(path, { base: base + BigInt(size), head: base + BigInt(size) });
 }
 
+const tryAgainMs = 1_000;
+
 /** One file: at most one action at a time, and one more when it grew meanwhile. */
 class KeptFile {
   readonly #path: string;
-  readonly #bound: (size: number) => Promise<void>;
+  readonly #tend: (growth: Growth, times: OutputTimes) => Promise<Growth | undefined>;
   readonly #onFailure: OutputKeeperOptions["onFailure"];
+  readonly #times: OutputTimes;
   #end: () => void = () => undefined;
-  #size: number | undefined;
+  #retry: NodeJS.Timeout | undefined;
+  #growth: Growth | undefined;
   #work: Promise<void> | undefined;
 
-  constructor(path: string, bound: (size: number) => Promise<void>, onFailure: OutputKeeperOptions["onFailure"]) {
+  constructor(
+    path: string,
+    tend: (growth: Growth, times: OutputTimes) => Promise<Growth | undefined>,
+    onFailure: OutputKeeperOptions["onFailure"],
+  ) {
     this.#path = path;
-    this.#bound = bound;
+    this.#tend = tend;
     this.#onFailure = onFailure;
+    this.#times = new OutputTimes(path);
   }
 
   async start(): Promise<void> {
-    const handle = await open(this.#path, "a", 0o600);
-    await handle.close();
-    this.#end = watchGrowth(this.#path, (size) => this.#grown(size));
+    await makeOutputFile(this.#path);
+    this.#end = watchGrowth(this.#path, (growth) => this.#grown(growth));
   }
 
   async stop(): Promise<void> {
     this.#end();
-    this.#size = undefined;
+    clearTimeout(this.#retry);
+    this.#growth = undefined;
     await this.#work;
+    await this.#attempt(() => this.#times.close());
   }
 
-  #grown(size: number | undefined): void {
-    this.#size = size;
+  #grown(growth: Growth | undefined): void {
+    this.#growth = growth;
     this.#work ??= this.#catchUp().finally(() => {
       this.#work = undefined;
     });
   }
 
   async #catchUp(): Promise<void> {
+    for (let done: Growth | undefined; this.#growth !== undefined && this.#growth !== done; ) {
+      const growth = (done = this.#growth);
+      const isDone = await this.#attempt(async () => {
+        const found = await this.#tend(growth, this.#times);
+        if (found !== undefined && this.#growth !== undefined) this.#growth = found;
+      });
+      if (isDone) continue;
+      clearTimeout(this.#retry);
+      this.#retry = setTimeout(() => this.#grown(this.#growth), tryAgainMs).unref();
+      return;
+    }
+  }
+
+  async #attempt(run: () => Promise<void>): Promise<boolean> {
     try {
-      for (let done: number | undefined; this.#size !== undefined && this.#size !== done; ) {
-        done = this.#size;
-        await this.#bound(done);
-      }
+      await run();
+      return true;
     } catch (error) {
       this.#onFailure(this.#path, error);
+      return false;
     }
   }
 }

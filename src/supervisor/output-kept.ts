@@ -1,4 +1,5 @@
-import { readFile, rename, writeFile } from "node:fs/promises";
+import { existsSync, statSync } from "node:fs";
+import { appendFile, open, writeFile } from "node:fs/promises";
 
 /**
  * Which part of an output file is still there, in offsets that only grow: an offset is a cursor for ever, whatever was
@@ -11,23 +12,61 @@ export interface Kept {
   readonly head: bigint;
 }
 
+/** All of an output file that has no record yet. */
+export const wholeFile: Kept = { base: 0n, head: 0n };
+
 export async function readKept(path: string): Promise<Kept> {
-  try {
-    const [base, head] = (await readFile(recordOf(path), "utf8")).trim().split(" ");
-    return base === undefined || head === undefined ? all : { base: BigInt(base), head: BigInt(head) };
-  } catch (error) {
-    if (error instanceof Error && "code" in error && error.code === "ENOENT") return all;
-    throw error;
+  for (;;) {
+    const record = await readRecord(recordOf(path));
+    if (record === undefined) return wholeFile;
+    const [base, head, baseAgain, headAgain] = record.trim().split(" ");
+    // Its two halves differ when it is being written just now.
+    if (base === baseAgain && head === headAgain && base !== undefined && head !== undefined)
+      return { base: BigInt(base), head: BigInt(head) };
   }
 }
 
+/** Writes over the record in its place: once it is there, that needs no space on a disk that may be full. */
 export async function writeKept(path: string, { base, head }: Kept): Promise<void> {
-  const draft = `${recordOf(path)}.new`;
-  await writeFile(draft, `${base} ${head}\n`, { mode: 0o600 });
-  await rename(draft, recordOf(path));
+  const file = await open(recordOf(path), "r+");
+  try {
+    await file.write(recordText({ base, head }), 0);
+  } finally {
+    await file.close();
+  }
 }
 
-const all: Kept = { base: 0n, head: 0n };
+/** Makes an output file and its record, as far as they are absent. Looks without a detour: a server that takes over has thousands. */
+export async function makeOutputFile(path: string): Promise<void> {
+  if (!hasContent(recordOf(path))) await writeFile(recordOf(path), recordText(wholeFile), { mode: 0o600 });
+  if (!existsSync(path)) await appendFile(path, "", { mode: 0o600 });
+}
+
+/** A disk that was full leaves an empty file. */
+function hasContent(path: string): boolean {
+  return (statSync(path, { throwIfNoEntry: false })?.size ?? 0) > 0;
+}
+
+async function readRecord(path: string): Promise<string | undefined> {
+  const file = await open(path, "r").catch(unlessMissing);
+  if (file === undefined) return undefined;
+  try {
+    const { buffer, bytesRead } = await file.read(Buffer.alloc(recordBytes), 0, recordBytes, 0);
+    return bytesRead === 0 ? undefined : buffer.toString("latin1", 0, bytesRead);
+  } finally {
+    await file.close();
+  }
+}
+
+function recordText({ base, head }: Kept): string {
+  return `${base} ${head} ${base} ${head}`.padEnd(recordBytes - 1).concat("\n");
+}
+
+const recordBytes = 96;
+
+function unlessMissing(error: NodeJS.ErrnoException): undefined {
+  if (error.code !== "ENOENT") throw error;
+}
 
 function recordOf(path: string): string {
   return `${path}.kept`;

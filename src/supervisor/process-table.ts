@@ -1,6 +1,6 @@
 import { readdirSync, readFileSync } from "node:fs";
 import { setImmediate } from "node:timers/promises";
-import { instanceMarker } from "./environment.ts";
+import { instanceMarker, ownersOf } from "./environment.ts";
 import { isDead, type ProcessStat, readStat } from "./process-identity.ts";
 
 /** A living process, and the instance its environment says it belongs to. */
@@ -9,44 +9,111 @@ export interface TableEntry extends ProcessStat {
   readonly instanceId: string | undefined;
 }
 
+/** What a scan found. Hundreds ask one scan, each for its own few. */
+export class Processes {
+  readonly #byPid: ReadonlyMap<number, TableEntry>;
+  readonly #bySession: ReadonlyMap<number, TableEntry[]>;
+  readonly #byGroup: ReadonlyMap<number, TableEntry[]>;
+  readonly #byMarker: ReadonlyMap<string, TableEntry[]>;
+
+  constructor(entries: readonly TableEntry[]) {
+    this.#byPid = new Map(entries.map((entry) => [entry.pid, entry]));
+    this.#bySession = Map.groupBy(entries, ({ session }) => session);
+    this.#byGroup = Map.groupBy(entries, ({ group }) => group);
+    this.#byMarker = byMarker(entries);
+  }
+
+  byPid(pid: number): TableEntry | undefined {
+    return this.#byPid.get(pid);
+  }
+
+  /** Those in the session or the process group of this number. */
+  inSession(leader: number): readonly TableEntry[] {
+    return [...new Set([...(this.#bySession.get(leader) ?? []), ...(this.#byGroup.get(leader) ?? [])])];
+  }
+
+  /** Those which bear this marker, or that of a part of it. */
+  marked(instanceId: string): readonly TableEntry[] {
+    return this.#byMarker.get(instanceId) ?? [];
+  }
+}
+
+function byMarker(entries: readonly TableEntry[]): Map<string, TableEntry[]> {
+  const found = new Map<string, TableEntry[]>();
+  for (const entry of entries) {
+    for (const owner of entry.instanceId === undefined ? [] : ownersOf(entry.instanceId)) {
+      const known = found.get(owner);
+      if (known === undefined) found.set(owner, [entry]);
+      else known.push(entry);
+    }
+  }
+  return found;
+}
+
 /**
  * Everything alive on this machine. A scan costs about 15 ms for 1,000 processes, so callers that ask while one is
  * under way share the next; a scan never holds the event loop longer than a slice.
  */
 export class ProcessTable {
-  #next: Promise<readonly TableEntry[]> | undefined;
+  #next: Promise<Processes> | undefined;
   #current: Promise<unknown> = Promise.resolve();
+  /** Of the last scan: a marker that was seen once stays true, and reading it is half the cost. */
+  #marked = new Map<number, TableEntry>();
 
   /** A scan that begins after the call. */
-  scan(): Promise<readonly TableEntry[]> {
+  scan(): Promise<Processes> {
     this.#next ??= this.#queue();
     return this.#next;
   }
 
-  async #queue(): Promise<readonly TableEntry[]> {
+  async #queue(): Promise<Processes> {
     await this.#current;
     this.#next = undefined;
-    const scan = scanOnce();
+    const scan = this.#scan();
     this.#current = scan.catch(() => undefined);
     return scan;
+  }
+
+  async #scan(): Promise<Processes> {
+    const entries = await readAll(this.#marked);
+    this.#marked = new Map(
+      entries.filter(({ instanceId }) => instanceId !== undefined).map((each) => [each.pid, each]),
+    );
+    return new Processes(entries);
   }
 }
 
 const sliceOfPids = 64;
+const mostRounds = 8;
 
-async function scanOnce(): Promise<readonly TableEntry[]> {
+/** Looks again for what was forked while it looked: one that forks and ends faster than a look takes would never be seen otherwise. */
+async function readAll(marked: ReadonlyMap<number, TableEntry>): Promise<TableEntry[]> {
   const entries: TableEntry[] = [];
-  const pids = readdirSync("/proc").map(Number).filter(Number.isInteger);
-  for (const [index, pid] of pids.entries()) {
-    if (index % sliceOfPids === sliceOfPids - 1) await setImmediate();
-    const stat = readStat(pid);
-    if (stat !== undefined && !isDead(stat)) entries.push({ ...stat, instanceId: readMarker(stat) });
+  const seen = new Set<number>();
+  for (let round = 0; round < mostRounds; round++) {
+    const fresh = pids().filter((pid) => !seen.has(pid));
+    if (fresh.length === 0) break;
+    for (const [index, pid] of fresh.entries()) {
+      if (index % sliceOfPids === sliceOfPids - 1) await setImmediate();
+      seen.add(pid);
+      const stat = readStat(pid);
+      if (stat !== undefined && !isDead(stat)) entries.push({ ...stat, instanceId: markerOf(stat, marked) });
+    }
   }
   return entries;
 }
 
+function pids(): number[] {
+  return readdirSync("/proc").map(Number).filter(Number.isInteger);
+}
+
 const kernelThreadParent = 2;
 const marker = Buffer.from(`${instanceMarker}=`);
+
+function markerOf(stat: ProcessStat, marked: ReadonlyMap<number, TableEntry>): string | undefined {
+  const known = marked.get(stat.pid);
+  return known?.startTime === stat.startTime ? known.instanceId : readMarker(stat);
+}
 
 function readMarker(stat: ProcessStat): string | undefined {
   if (stat.parent === kernelThreadParent || stat.pid === kernelThreadParent) return undefined;

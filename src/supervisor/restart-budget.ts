@@ -1,8 +1,8 @@
 import type { Clock } from "../domain/clock.ts";
 
 /**
- * How fast a node starts processes: a token bucket, first come, first served. A thousand services that fail together neither starve the others
- * nor the database.
+ * How fast a node starts processes: a token bucket. Whoever has failed least in a row is served first, then whoever came first, so that a thousand
+ * services that fail together starve neither the others nor the database.
  */
 export class RestartBudget {
   readonly #clock: Clock;
@@ -10,7 +10,7 @@ export class RestartBudget {
   readonly #burst: number;
   #tokens: number;
   #filledAtMs: number;
-  #queue: (() => void)[] = [];
+  #queue: Waiting[] = [];
   #cancel: (() => void) | undefined;
 
   constructor(clock: Clock, { perSecond = 20, burst = 50 } = {}) {
@@ -21,10 +21,10 @@ export class RestartBudget {
     this.#filledAtMs = clock.monotonicMs();
   }
 
-  /** Resolves when a start may happen. */
-  take(): Promise<void> {
+  /** Resolves when a start may happen. `failures` is asked for at each turn: a service may be forgiven while it waits. */
+  take(failures: () => number): Promise<void> {
     return new Promise((resolve) => {
-      this.#queue.push(resolve);
+      this.#queue.push({ failures, resolve });
       this.#serve();
     });
   }
@@ -44,7 +44,7 @@ export class RestartBudget {
     this.#fill();
     while (this.#tokens >= 1 && this.#queue.length > 0) {
       this.#tokens -= 1;
-      this.#queue.shift()?.();
+      this.#next()?.resolve();
     }
     if (this.#queue.length === 0 || this.#cancel !== undefined) return;
     const waitMs = Math.max(1, ((1 - this.#tokens) * 1_000) / this.#perSecond);
@@ -54,9 +54,23 @@ export class RestartBudget {
     });
   }
 
+  #next(): Waiting | undefined {
+    let [best, least] = [0, Number.POSITIVE_INFINITY];
+    for (const [index, { failures }] of this.#queue.entries()) {
+      const count = failures();
+      if (count < least) [best, least] = [index, count];
+    }
+    return this.#queue.splice(best, 1)[0];
+  }
+
   #fill(): void {
     const nowMs = this.#clock.monotonicMs();
     this.#tokens = Math.min(this.#burst, this.#tokens + ((nowMs - this.#filledAtMs) / 1_000) * this.#perSecond);
     this.#filledAtMs = nowMs;
   }
+}
+
+interface Waiting {
+  readonly failures: () => number;
+  readonly resolve: () => void;
 }

@@ -1,4 +1,5 @@
-import { type FileHandle, mkdir, open, rm } from "node:fs/promises";
+import { readFileSync } from "node:fs";
+import { type FileHandle, mkdir, open, rm, writeFile } from "node:fs/promises";
 import { constants } from "node:os";
 import { join } from "node:path";
 import type { InstanceExit } from "../domain/status.ts";
@@ -6,20 +7,39 @@ import type { InstanceExit } from "../domain/status.ts";
 /** How an instance ended; whether that was asked for, its runner knows. */
 export type ProcessExit = Omit<InstanceExit, "requested">;
 
-/** What an instance keeps in its run directory. Only Steward's user may look into it, so a service of another user forges nothing. */
+/** What an instance keeps in its run directory. All but the FIFO begin as blanks and are written over. Only Steward's user may look into it, so a service of another user forges nothing. */
 export const runFiles = {
   /** A FIFO that the shim holds open for as long as it lives. */
   alive: "alive",
-  /** How the command ended, one line. */
+  /** How the command ended, on its first line. */
   exit: "exit",
   /** How far the second stage came. */
   stage: "stage",
+  /** The directory of its control group; not there: it has none. */
+  group: "group",
   /** What the shim's own shell had to say. */
   notes: "notes",
+  /** What the command writes to tell that it is ready. */
+  notify: "notify",
 } as const;
 
 export async function createRunDirectory(runDir: string): Promise<void> {
   await mkdir(runDir, { recursive: true, mode: 0o700 });
+}
+
+/** Notes which control group the instance is given, for the next server too: it may have its groups elsewhere, or none. */
+export async function recordGroup(runDir: string, group: string): Promise<void> {
+  await writeFile(join(runDir, runFiles.group), group);
+}
+
+/** The control group of an instance; undefined: it has none. */
+export function groupOf(runDir: string): string | undefined {
+  try {
+    return readFileSync(join(runDir, runFiles.group), "utf8") || undefined;
+  } catch (error) {
+    if (error instanceof Error && "code" in error && error.code === "ENOENT") return undefined;
+    throw error;
+  }
 }
 
 /** Removes all that an ended instance left here; absent is fine. Its output lies elsewhere and stays. */
@@ -67,7 +87,7 @@ async function readRecord(runDir: string): Promise<ExitRecord | undefined> {
   const file = await openIfThere(join(runDir, runFiles.exit));
   if (file === undefined) return undefined;
   try {
-    const [, kind, number] = /^(code|signal) (\d+)\n$/.exec(await file.readFile("utf8")) ?? [];
+    const [, kind, number] = /^(code|signal) (\d+)\n/.exec(await file.readFile("utf8")) ?? [];
     if (kind === undefined) return undefined;
     return { kind, number: Number(number), time: (await file.stat()).mtime };
   } finally {
@@ -102,7 +122,7 @@ function neverBegun(status: number | undefined): string {
   if (status === undefined) return "the process that holds the instance ended before the command began";
   return status === 0 || status === 2
     ? "it was given up before it was let go"
-    : `the switch to its user failed with status ${status}`;
+    : `its limits could not be set, or the switch to its user failed, with status ${status}`;
 }
 
 async function withNotes(failure: string, record: ExitRecord | undefined, runDir: string): Promise<string> {

@@ -12,7 +12,8 @@ import type { Launched, LaunchRequest } from "./launcher.ts";
 import { lost } from "./leftovers.ts";
 import { LiveProcess } from "./live-process.ts";
 import { pause } from "./pause.ts";
-import { removeRunDirectory, spawnFailed } from "./run-directory.ts";
+import type { CommandSetting } from "./probes/command-setting.ts";
+import { spawnFailed } from "./run-directory.ts";
 import type { Fact, InstanceToken, RunnerTools } from "./runner-tools.ts";
 
 const tryAgainMs = 1_000;
@@ -190,11 +191,11 @@ export class Runner {
 
   /** Its end is durable, so its own record of it is needed no more. */
   #forget(instanceId: string): void {
-    const { host, onFailure } = this.#tools;
+    const { host, leftovers, onFailure } = this.#tools;
     this.#instances.delete(instanceId);
     this.#processes.delete(instanceId);
     host.releasePort(instanceId);
-    removeRunDirectory(host.runDir(instanceId)).catch((error: unknown) => onFailure(error, this.#service.name));
+    leftovers.forget(host.runDir(instanceId)).catch((error: unknown) => onFailure(error, this.#service.name));
   }
 
   #carryOut(effect: Effect, wasRouted: boolean): void {
@@ -221,10 +222,18 @@ export class Runner {
   #askForTurn(): void {
     if (this.#turn !== "none" || this.#shuttingDown !== undefined) return;
     this.#turn = "asked";
-    void this.#tools.budget.take().then(() => {
-      this.#turn = "given";
-      this.post({ kind: "due" });
-    });
+    void this.#tools.budget
+      .take(() => this.#failures())
+      .then(() => {
+        this.#turn = "given";
+        this.post({ kind: "due" });
+      });
+  }
+
+  /** In a row, as its next start sees it: what a client asks for is a new beginning. */
+  #failures(): number {
+    const { observedGeneration, failures } = this.#status;
+    return this.#service.generation > observedGeneration ? 0 : failures;
   }
 
   #beginStop(instanceId: string, isRouted: boolean): void {
@@ -352,7 +361,8 @@ export class Runner {
     }
     await launched.release();
     reach("released");
-    await this.#follow(launched, "launched");
+    const { environment, cwd, account } = request;
+    await this.#follow(launched, "launched", { environment, cwd, account });
   }
 
   async #takeOver(live: Instance): Promise<void> {
@@ -384,11 +394,13 @@ export class Runner {
     return [replacement, retiring].find((side) => side?.instanceId === instanceId)?.url ?? url;
   }
 
-  #hold(handle: InstanceHandle): LiveProcess {
-    const { leftovers, clock, onFailure, reach } = this.#tools;
+  #hold(handle: InstanceHandle, known?: CommandSetting): LiveProcess {
+    const { host, leftovers, clock, onFailure, reach } = this.#tools;
+    let setting = known;
     const process = new LiveProcess(handle, {
       leftovers,
       clock,
+      setting: async () => (setting ??= await host.settingOf(this.#service, handle)),
       tell: (news) => this.post(news),
       onFailure: (error) => onFailure(error, this.#service.name),
       reach,
@@ -397,8 +409,8 @@ export class Runner {
     return process;
   }
 
-  async #follow(handle: InstanceHandle, how: "launched" | "adopted"): Promise<void> {
-    const process = this.#hold(handle);
+  async #follow(handle: InstanceHandle, how: "launched" | "adopted", setting?: CommandSetting): Promise<void> {
+    const process = this.#hold(handle, setting);
     const { instanceId } = handle;
     this.post({ kind: how, instanceId, pid: await process.pid() });
     this.#watch(process, instanceId, how === "adopted" && this.#instances.get(instanceId)?.readyTime !== undefined);
@@ -413,11 +425,15 @@ export class Runner {
 
   #watch(process: LiveProcess, instanceId: string, wasReady: boolean): void {
     const { spec, name } = this.#service;
+    const { startupProbe, readinessProbe, livenessProbe, readinessTimeoutMs, minReadyMs } = spec.kind;
     process.watch({
       url: this.#urlOf(instanceId),
       path: publicPrefix(name),
-      readinessTimeoutMs: spec.kind.readinessTimeoutMs,
-      minReadyMs: spec.kind.minReadyMs,
+      startupProbe,
+      readinessProbe,
+      livenessProbe,
+      readinessTimeoutMs,
+      minReadyMs,
       wasReady,
     });
   }

@@ -1,5 +1,7 @@
 import { invalid } from "../domain/errors.ts";
+import type { Limits } from "../domain/limits.ts";
 import type { Account } from "./account.ts";
+import { holdTo } from "./rlimits.ts";
 import { runFiles } from "./run-directory.ts";
 
 /**
@@ -17,6 +19,10 @@ export interface ShimRequest {
   readonly stderrPath: string;
   /** Whom to become; undefined: stay who we are. */
   readonly account: Account | undefined;
+  /** The descriptor on which the command tells that it is ready; undefined: none. */
+  readonly notifyFd: number | undefined;
+  /** What the kernel is to hold each of its processes to. */
+  readonly limits: Limits;
 }
 
 export interface CommandRequest {
@@ -26,17 +32,20 @@ export interface CommandRequest {
   readonly fallbackCwd: string;
   /** Exactly what the command gets. */
   readonly environment: ReadonlyMap<string, string>;
+  readonly notifyFd: number | undefined;
 }
 
 export function shimArguments(request: ShimRequest, shell: string): string[] {
-  const { runDir, stdoutPath, stderrPath, account } = request;
+  const { runDir, stdoutPath, stderrPath, account, limits, notifyFd } = request;
   return [
     "-c",
-    shimText,
+    notifyFd === undefined ? shimText : notifiedShimText,
     "steward",
     runDir,
     stdoutPath,
     stderrPath,
+    limits.coreBytes === undefined ? "0" : "",
+    ...holdTo(limits),
     ...(account === undefined ? [] : switchUser(account)),
     shell,
   ];
@@ -62,26 +71,41 @@ export function gateScript(request: CommandRequest): Buffer {
  * its own standard error, which nobody else has here (bash does not in posix mode); only of INT and PIPE none speaks, and
  * 130 and 141 are taken for them, as is custom. The subshell keeps the command's own redirections out of that.
  *
- * The record is one short write to a new file, so it is there whole or not at all. Signals to the group are caught, not
- * ignored: the command gets the defaults back.
+ * The child leaves no core unless it is allowed one, and where Steward is spared when memory runs out, it is not.
+ *
+ * The record is one short write, so it is there whole or not at all. It goes over blanks that were written before the
+ * command began, as everything that is told here does: a disk that fills takes no exit away. Signals to the group are
+ * caught, not ignored: the command gets the defaults back.
  */
 const shimText = `# holds one instance of a service and records how it ended
-d=$1 out=$2 err=$3
-shift 3
+d=$1 out=$2 err=$3 core=$4
+shift 4
 trap : HUP INT QUIT ILL TRAP ABRT BUS FPE USR1 SEGV USR2 PIPE ALRM TERM XCPU XFSZ VTALRM PROF IO PWR SYS TSTP TTIN TTOU
 [ -z "\${BASH_VERSION-}" ] || set +o posix
 umask 077
 PATH=/usr/sbin:/usr/bin:/sbin:/bin
-exec 2>"$d/${runFiles.notes}"
+for file in ${runFiles.notes} ${runFiles.stage} ${runFiles.exit}; do printf '%127s\\n' '' >"$d/$file" || exit 125; done
+exec 2<>"$d/${runFiles.notes}"
 mkfifo "$d/${runFiles.alive}" || exit 125
-exec 3<>"$d/${runFiles.alive}" 4>>"$out" 5>>"$err" 6>"$d/${runFiles.stage}"
-(exec "$@" >&4 2>&5 3>&6 4>&- 5>&- 6>&-)
+exec 3<>"$d/${runFiles.alive}" 4>>"$out" 5>>"$err" 6<>"$d/${runFiles.stage}"
+(
+  [ -z "$core" ] || ulimit -c "$core"
+  read -r spared </proc/self/oom_score_adj
+  [ "$spared" -ge 0 ] || echo 0 >/proc/self/oom_score_adj
+  exec "$@" >&4 2>&5 3>&6 4>&- 5>&- 6>&-
+)
 c=$? k=code
-if [ $c -gt 128 ] && [ -s "$d/${runFiles.notes}" ]; then k=signal; fi
+read -r note <"$d/${runFiles.notes}"
+if [ $c -gt 128 ] && [ -n "$note" ]; then k=signal; fi
 case $c in 130 | 141) k=signal ;; esac
 [ $k = code ] || c=$((c - 128))
-echo "$k $c" >"$d/${runFiles.exit}"
+echo "$k $c" 1<>"$d/${runFiles.exit}"
 exit 0`;
+
+/** Where the second stage finds the file for the word of readiness; it hands it on as the descriptor that was asked for. */
+const notifyStageFd = 4;
+
+const notifiedShimText = shimText.replace(` ${notifyStageFd}>&-`, ` ${notifyStageFd}>>"$d/${runFiles.notify}"`);
 
 const setpriv = "/usr/bin/setpriv";
 
@@ -121,7 +145,7 @@ function exportAll(environment: ReadonlyMap<string, string>): string[] {
 export const defaultPath = "/usr/local/bin:/usr/bin:/bin";
 
 /** bash as sh drops the exit trap at exec and puts SHLVL back, so it looks the command up first and leaves SHLVL to env. */
-function becomeCommand({ argv, environment }: CommandRequest): string[] {
+function becomeCommand({ argv, environment, notifyFd }: CommandRequest): string[] {
   const keepsLevel = environment.has("SHLVL") ? [] : ['set -- /usr/bin/env -u SHLVL "$@"'];
   return [
     reportAs("exec"),
@@ -130,8 +154,14 @@ function becomeCommand({ argv, environment }: CommandRequest): string[] {
     'command -v "$1" >/dev/null 2>&1 || { [ ! -e "$1" ] || exit 126; exit 127; }',
     ...keepsLevel,
     "fi",
-    'exec "$@" </dev/null 3>&-',
+    `exec "$@" </dev/null ${handOver(notifyFd)}`,
   ];
+}
+
+/** The command gets the descriptor that it asked for and no other. */
+function handOver(notifyFd: number | undefined): string {
+  if (notifyFd === undefined || notifyFd === notifyStageFd) return "3>&-";
+  return `3>&- ${notifyFd}>&${notifyStageFd} ${notifyStageFd}>&-`;
 }
 
 /** As one word of a POSIX shell, whatever it holds but NUL. */

@@ -61,6 +61,25 @@ export async function runTool(
   return { status: result.exitCode, output: result.stdout, errorOutput: result.stderr };
 }
 
+/** Starts a small program in a session of its own, whose end is the caller's to bring about. `pid` is undefined when the system refuses. */
+export function startTool(
+  file: string,
+  args: readonly string[],
+  input: Uint8Array,
+): { readonly pid: number | undefined; readonly result: Promise<ToolResult> } {
+  const subprocess = execa(file, args, {
+    detached: true,
+    reject: false,
+    extendEnv: false,
+    env: fixedEnvironment,
+    cwd: "/",
+    input,
+    stderr: "ignore",
+  });
+  const result = subprocess.then(({ exitCode, stdout }) => ({ status: exitCode, output: stdout, errorOutput: "" }));
+  return { pid: subprocess.pid, result };
+}
+
 /** Signals everything in the group that the identified process leads. False: nothing was signalled, it is not there any more or not ours. */
 export function signalGroup(leader: ProcessIdentity, signal: NodeJS.Signals): boolean {
   return stateOf(leader) === "alive" && send(-leader.pid, signal);

@@ -22,8 +22,7 @@ export type StopResult =
 
 /**
  * Ends an instance with everything it started: the signal to its group, time to leave, SIGKILL to what is still there in
- * its session or bears its marker, then a look that nothing is left. An instance that ended by itself is cleared the same
- * way. Only processes proven to be its own are signalled.
+ * its session or bears its marker, then a look that nothing is left. Only processes proven to be its own are signalled.
  */
 export async function stopInstance(
   instance: InstanceHandle,
@@ -34,7 +33,15 @@ export async function stopInstance(
   const isAsked = await ask(instance, leftovers, signal, grace);
   onSignalled?.();
   if (isAsked) await allGone(instance, leftovers, grace);
+  return clearInstance(instance, leftovers, killWaitMs);
+}
 
+/** Ends whatever is left of an instance, without asking: of one that ended by itself what it had started. */
+export async function clearInstance(
+  instance: InstanceHandle,
+  leftovers: Leftovers,
+  killWaitMs = 5_000,
+): Promise<StopResult> {
   const survivors = await leftovers.kill(instance, killWaitMs);
   if (survivors.length > 0) return { stopped: false, survivors };
   return { stopped: true, exit: await lastWord(instance) };
@@ -80,9 +87,11 @@ async function allGone(instance: InstanceHandle, leftovers: Leftovers, grace: Ab
   }
 }
 
-/** The shim ends right after its command. One that does not is stuck, and takes the exit with it. */
+/** Even on a starved machine the shim ends soon after its command. One that does not is stuck, and takes the exit with it. */
+const shimPatienceMs = 30_000;
+
 async function lastWord(instance: InstanceHandle): Promise<ProcessExit> {
-  const patience = setTimeout(() => signalProcess(instance.identity, "SIGKILL"), 2_000);
+  const patience = setTimeout(() => signalProcess(instance.identity, "SIGKILL"), shimPatienceMs);
   try {
     return await instance.exited;
   } finally {

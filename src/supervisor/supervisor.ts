@@ -5,16 +5,24 @@ import type { ProbeResult } from "../domain/explain.ts";
 import { isManaged, type ManagedService, type Service } from "../domain/service.ts";
 import type { Instance } from "../domain/status.ts";
 import type { Feed } from "../events/feed.ts";
+import type { ControlGroups } from "./control-groups.ts";
 import { DependencyGraph } from "./dependency-graph.ts";
+import { ExternalProbes } from "./external-probes.ts";
 import { removeEndedRunDirectories, removeOldOutput } from "./left-directories.ts";
-import { lastLines, type OutputChunk, type OutputStream, readOutput } from "./output.ts";
+import { lastLines, type OutputChunk, type OutputRequest, readOutput } from "./output.ts";
 import { pause } from "./pause.ts";
 import { Runner } from "./runner.ts";
 import type { RunnerTools } from "./runner-tools.ts";
 import { signalInstance } from "./signal-instance.ts";
 
+export interface LogRequest extends Omit<OutputRequest, "stdoutPath" | "stderrPath" | "closed"> {
+  readonly service: Service;
+}
+
 export interface SupervisorOptions extends Omit<RunnerTools, "unmet" | "dependentsGone"> {
   readonly stateDir: string;
+  /** Undefined: instances get no control groups. */
+  readonly groups?: ControlGroups | undefined;
   readonly feed: Pick<Feed, "follow">;
   readonly storeUid: string;
   readonly services: { snapshot(): Promise<{ services: readonly Service[]; revision: bigint }> };
@@ -31,13 +39,16 @@ export class Supervisor {
   readonly #runners = new Map<string, Runner>();
   /** Everything that is registered, as others depend on it. */
   readonly #dependencies = new DependencyGraph();
+  readonly #externals: ExternalProbes;
   readonly #stopping = new AbortController();
   /** Runners that let go. */
   readonly #closing = new Set<Promise<void>>();
+  #outputRisk = "";
   #following: Promise<void> | undefined;
 
   constructor(options: SupervisorOptions) {
     this.#options = options;
+    this.#externals = new ExternalProbes(options);
     this.#tools = {
       ...options,
       unmet: (service) => this.#dependencies.unmet(service),
@@ -47,11 +58,13 @@ export class Supervisor {
 
   /** Takes over what lives, collects the ends that were missed, and begins to follow. Throws when the store cannot be read. */
   async start(): Promise<void> {
-    const { services, instances, node, storeUid, stateDir } = this.#options;
+    const { services, instances, node, storeUid, stateDir, groups } = this.#options;
     const snapshot = await services.snapshot();
     const live = await instances.live(node);
-    for (const service of snapshot.services) this.#dependencies.note(service);
-    await removeEndedRunDirectories(join(stateDir, "run"), new Set(live.map(({ id }) => id)));
+    this.#noteAll(snapshot.services);
+    const liveIds = new Set(live.map(({ id }) => id));
+    await removeEndedRunDirectories(join(stateDir, "run"), liveIds);
+    groups?.removeStale(liveIds);
     await removeOldOutput(join(stateDir, "logs"), new Set(snapshot.services.map(({ uid }) => uid)));
     await this.#openAll(
       snapshot.services,
@@ -72,6 +85,7 @@ export class Supervisor {
     await this.#following;
     await Promise.all([...this.#runners.values()].map((runner) => runner.stop()));
     await Promise.all(this.#closing);
+    await this.#externals.stop();
     this.#options.budget.stop();
   }
 
@@ -99,7 +113,8 @@ export class Supervisor {
 
   /** The last answers of a service's probes, newest first. */
   probeResults(service: Service): readonly ProbeResult[] {
-    return this.#runners.get(service.uid)?.find(undefined)?.probeResults ?? [];
+    const runner = this.#runners.get(service.uid);
+    return runner === undefined ? this.#externals.results(service.uid) : (runner.find(undefined)?.probeResults ?? []);
   }
 
   /** The last lines that a service wrote to its standard error, or where that is empty to its standard output. */
@@ -112,15 +127,15 @@ export class Supervisor {
   }
 
   /** What a service wrote, oldest first; with `follow` until the signal aborts or the service is deleted. */
-  logs(o: {
-    service: Service;
-    streams: readonly OutputStream[];
-    tailLines: number | undefined;
-    follow: boolean;
-    signal: AbortSignal;
-  }): AsyncIterable<OutputChunk> {
-    const { service, ...request } = o;
-    return readOutput({ ...request, ...this.#options.host.outputPaths(service.uid) });
+  logs({ service, ...request }: LogRequest): AsyncIterable<OutputChunk> {
+    const { host } = this.#options;
+    return readOutput({ ...request, ...host.outputPaths(service.uid), closed: host.outputClosed(service.uid) });
+  }
+
+  /** What is written can be kept (empty), or not, and why. Every service is told, also one that is registered later. */
+  tellOutputRisk(risk: string): void {
+    this.#outputRisk = risk;
+    for (const runner of this.#runners.values()) runner.post({ kind: "output", risk });
   }
 
   async #openAll(services: readonly Service[], live: ReadonlyMap<string, readonly Instance[]>): Promise<void> {
@@ -153,10 +168,11 @@ export class Supervisor {
     try {
       await pause(clock, tryAgainMs, this.#stopping.signal);
       const snapshot = await services.snapshot();
-      for (const service of snapshot.services) this.#dependencies.note(service);
+      this.#noteAll(snapshot.services);
       await this.#openAll(snapshot.services, new Map());
       const known = new Set(snapshot.services.map(({ uid }) => uid));
       for (const uid of this.#runners.keys()) if (!known.has(uid)) this.#close(uid);
+      this.#externals.keep(known);
       return { storeUid, revision: snapshot.revision };
     } catch (error) {
       if (!this.#stopping.signal.aborted) onFailure(error, "");
@@ -169,12 +185,21 @@ export class Supervisor {
     const isGone = body.type === "service_deleted";
     if (isGone) {
       this.#dependencies.forget(service);
+      this.#externals.forget(service.uid);
       this.#close(service.uid);
     } else if (after !== undefined) {
       this.#dependencies.note(after);
       if (isManaged(after)) this.#update(after);
+      else this.#externals.note(after);
     }
     for (const uid of this.#dependencies.dependentsOf(service.name)) this.#runners.get(uid)?.post({ kind: "look" });
+  }
+
+  #noteAll(services: readonly Service[]): void {
+    for (const service of services) {
+      this.#dependencies.note(service);
+      if (!isManaged(service)) this.#externals.note(service);
+    }
   }
 
   #update(service: ManagedService): void {
@@ -194,6 +219,7 @@ export class Supervisor {
     if (known !== undefined) return known.update(service);
     const runner = new Runner(service, this.#tools);
     this.#runners.set(service.uid, runner);
+    if (this.#outputRisk !== "") runner.post({ kind: "output", risk: this.#outputRisk });
     await runner.start(live).catch((error: unknown) => this.#options.onFailure(error, service.name));
   }
 

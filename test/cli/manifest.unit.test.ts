@@ -19,6 +19,34 @@ function refusal(...lines: string[]): string {
 }
 
 describe("a manifest", () => {
+  test("takes probes beside the other fields, those of the process and the one of an external service", () => {
+    const [web, mail] = servicesOf(
+      "services:",
+      "  - name: web",
+      "    command: [./web]",
+      "    startup_probe: {notify: {fd: 7}}",
+      "    readiness_probe: {grpc: {service: web, port: 50051}, period: 5s, failure_threshold: 2}",
+      "    livenessProbe: {exec: {command: [./check]}, timeout: 1.5s}",
+      "  - {name: mail, url: 'https://h:1', probe: {http: {path: /health}}}",
+    );
+
+    expect(web).toEqual({
+      name: "web",
+      spec: {
+        managed: {
+          command: ["./web"],
+          startupProbe: { notify: { fd: 7 } },
+          readinessProbe: { grpc: { service: "web", port: 50_051 }, period: "5s", failureThreshold: 2 },
+          livenessProbe: { exec: { command: ["./check"] }, timeout: "1.500s" },
+        },
+      },
+    });
+    expect(mail).toEqual({
+      name: "mail",
+      spec: { external: { probe: { http: { path: "/health" } } }, url: "https://h:1" },
+    });
+  });
+
   test("lists flat services: with a command managed, without one external", () => {
     const { setName, services } = parse(
       "set: demo",

@@ -40,10 +40,14 @@ const real = failures.filter((text) =>
     .some((line) => !isAboutDetails.some((each) => each.test(line))),
 );
 const [, passed, failed] = /^(\d+) passed, (\d+) failed/m.exec(output) ?? [];
-for (const each of real) console.log(`FAILED: ${each}`);
-if (passed === undefined) console.log(output);
-console.log(
+for (const each of real) say(`FAILED: ${each}`);
+if (passed === undefined) say(output);
+say(
   `conformance of the ${listener} listener: ${passed} as expected, ${failures.length - real.length} with more details, ${real.length} failed`,
 );
 const isWhole = passed !== undefined && Number(failed) === failures.length && !/could not be run/.test(output);
 process.exitCode = isWhole && real.length === 0 && (exitCode === 0 || failures.length > 0) ? 0 : 1;
+
+function say(text: string): void {
+  process.stdout.write(`${text}\n`);
+}

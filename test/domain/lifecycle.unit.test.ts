@@ -3,7 +3,7 @@ import { describe, expect, test } from "vitest";
 import { step } from "../../src/domain/lifecycle.ts";
 import type { ManagedSpec, RestartPolicy } from "../../src/domain/service.ts";
 import { parseServiceSpec } from "../../src/domain/service-spec.ts";
-import { blankStatus, liveStates, type ServiceState, type ServiceStatus } from "../../src/domain/status.ts";
+import { blankStatus, liveStates, type ServiceStatus } from "../../src/domain/status.ts";
 import type { Effect, Ending, Input, Step, Want } from "../../src/domain/step.ts";
 
 const start = new Date("2026-01-01T00:00:00Z");
@@ -237,6 +237,34 @@ describe("a managed service", () => {
     });
   });
 
+  test.each(["starting", "running"])(
+    "whose liveness fails while it is %s is stopped and counts as a failure",
+    (state) => {
+      const story = new Story().run();
+      if (state === "running") story.ready();
+      const { effects } = story.then({ kind: "liveness_failed", instanceId: "i", message: "stuck" });
+      expect(effects).toEqual([{ kind: "stop", instanceId: "i", routeFirst: false }]);
+
+      story.then({ kind: "exited", instanceId: "i", exit: exitOf(0) });
+
+      expect(story.status).toMatchObject({
+        state: "backing_off",
+        reason: "LIVENESS_FAILED",
+        message: "stuck",
+        failures: 1,
+      });
+    },
+  );
+
+  test("that has started and is not ready goes on, however often that is told", () => {
+    const story = new Story().run();
+
+    const { effects, events } = story.then({ kind: "unready", instanceId: "i", message: "silence" });
+
+    expect({ effects, events }).toEqual({ effects: [], events: [] });
+    expect(story.status.state).toBe("starting");
+  });
+
   test("that cannot be ended says so, starts nothing, and is tried again", () => {
     const story = new Story().run();
     story.wish("stopped");
@@ -384,7 +412,6 @@ class World extends Story {
   }
 
   carry(input: Input): void {
-    const before = this.status.state;
     for (const effect of this.then(input).effects) {
       switch (effect.kind) {
         case "stop":
@@ -394,7 +421,7 @@ class World extends Story {
           this.#wakeAtMs = effect.at.getTime();
           break;
         case "launch":
-          this.#launch(before);
+          this.#launch();
           break;
         case "retire":
           throw new Error("nothing is updated rolling here");
@@ -402,10 +429,10 @@ class World extends Story {
     }
   }
 
-  #launch(before: ServiceState): void {
+  #launch(): void {
     this.#wakeAtMs = undefined;
     const fresh = this.want.generation > this.status.observedGeneration;
-    const again = before === "backing_off" || before === "crash_loop";
+    const again = this.status.state === "backing_off" || this.status.state === "crash_loop";
     this.expectedRestarts = fresh ? 0 : this.expectedRestarts + (again ? 1 : 0);
     this.launches++;
     this.then({ kind: "launching", instanceId: "i", url: undefined, unenforced: "" });

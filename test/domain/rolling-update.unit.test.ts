@@ -118,6 +118,17 @@ describe("a rolling update", () => {
     expect(story.status.conditions).toEqual([]);
   });
 
+  test.each(["unready", "liveness_failed"] as const)(
+    "whose new instance is %s before it took over fails too",
+    (kind) => {
+      const story = updating();
+
+      expect(story.then({ kind, instanceId: "i2", message: "silence" }).effects).toEqual([stop("i2")]);
+      expect(typesOf(story.exit("i2"))).toEqual(["instance_exited", "update_failed"]);
+      expect(story.status).toMatchObject({ state: "running", ready: true, instanceId: "i1", failedGeneration: 2 });
+    },
+  );
+
   test("whose new instance crashes before it is ready fails too", () => {
     const story = updating();
 
@@ -175,6 +186,16 @@ describe("a rolling update", () => {
     ]);
   });
 
+  test("that was given up is ended by the next server, also while the service waits for something else", () => {
+    const story = updating();
+    story.change();
+    story.want = { ...story.want, waitingFor: [{ service: "db", condition: "ready", message: "is stopped" }] };
+    story.exit("i1");
+    expect(story.status).toMatchObject({ state: "pending", replacement: { instanceId: "i2", isStopping: true } });
+
+    expect(story.then({ kind: "adopted", instanceId: "i2", pid: 2 }).effects).toContainEqual(stop("i2"));
+  });
+
   test("whose command never ran is begun again", () => {
     const story = updating();
 
@@ -193,6 +214,19 @@ describe("a rolling update", () => {
     expect(typesOf(failed)).toEqual(["service_stop_failed"]);
     expect(story.status).toMatchObject({ state: "running", ready: true, instanceId: "i2", reason: "STOP_FAILED" });
     expect(story.then({ kind: "due" }).effects).toEqual([stop("i1")]);
+  });
+
+  test("whose new instance crashed while the old one retires is ended whole by a stop", () => {
+    const story = updating();
+    story.ready("i2");
+    story.exit("i2");
+    expect(story.status.state).toBe("backing_off");
+
+    const stopped = story.wish("stopped");
+    expect(stopped.effects).toEqual([stop("i1")]);
+    expect(typesOf(stopped)).toEqual(["instance_stopping"]);
+    expect(story.status.state).toBe("stopping");
+    expect(typesOf(story.exit("i1"))).toEqual(["instance_exited", "service_stopped"]);
   });
 
   test("with the other strategy there is never a second instance", () => {
@@ -413,7 +447,7 @@ describe("whatever happens to a service that is updated rolling", () => {
           expect(world.alive.size).toBeLessThanOrEqual(2);
           if (["stopped", "completed", "failed", "pending"].includes(status.state)) {
             expect(status.startTime).toBeUndefined();
-            expect(status.replacement).toBeUndefined();
+            expect(status.replacement?.isStopping ?? true).toBe(true);
           }
           if (status.state === "stopped") expect(world.alive.size).toBe(0);
         }

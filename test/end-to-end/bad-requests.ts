@@ -179,6 +179,15 @@ export const badRequests: readonly BadRequest[] = [
     call: ({ admin, taken }) => drain(admin.supervisor.streamLogs({ name: taken })),
     ...{ code: "FailedPrecondition", reason: "SERVICE_NOT_MANAGED" },
   },
+  invalid("logs from the last lines on and since a time", "since", ({ admin, taken: name }) =>
+    drain(admin.supervisor.streamLogs({ name, tailLines: 1, since: { seconds: 1n } })),
+  ),
+  invalid("logs since a time and after a cursor", "since", ({ admin, taken: name }) =>
+    drain(admin.supervisor.streamLogs({ name, cursor: "x", since: { seconds: 1n } })),
+  ),
+  invalid("logs from the last lines on and after a cursor", "cursor", ({ admin, taken: name }) =>
+    drain(admin.supervisor.streamLogs({ name, tailLines: 1, cursor: "x" })),
+  ),
 
   stale("Update", ({ admin, taken }) =>
     admin.registry.update({ service: { name: taken, etag: '"old"', spec: external() } }),

@@ -243,7 +243,7 @@ describe("steward get and describe", () => {
 
     expect(out).toMatch(/^Name: +web$/m);
     expect(out).toMatch(/^Route: +\/services\/web\/ -> http:\S+ \(PROGRAMMED\)$/m);
-    expect(out).toMatch(/^Ready: +yes, for \d+s$/m);
+    expect(out).toMatch(/^Ready: +yes, for \d+[sm]$/m);
     expect(out).toMatch(/Last events:\n[^]*route_programmed +web/);
     expect(await steward("describe", "nope")).toMatchObject({ code: 3, err: 'steward: no service named "nope"' });
   });
@@ -582,7 +582,7 @@ describe("completion", () => {
     );
 
   test("in bash offers commands, options and the names of services", async () => {
-    expect(await complete("re")).toBe("restart");
+    expect(await complete("re")).toBe("restart\nreset");
     expect(await complete("get", "")).toBe("services\nroutes");
     expect(await complete("get", "services", "")).toBe("--output\n--filter\nnew\none\nweb");
     expect(await complete("stop", "--wait", "o")).toBe("one");

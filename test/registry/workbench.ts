@@ -16,6 +16,7 @@ import { Tokens } from "../../src/registry/tokens.ts";
 import { Store } from "../../src/store/store.ts";
 import { Accounts } from "../../src/supervisor/account.ts";
 import { HostChecks } from "../../src/supervisor/host-checks.ts";
+import { LimitRules } from "../../src/supervisor/limit-rules.ts";
 import { createTestDatabase, type TestDatabase } from "../support/postgres.ts";
 
 export const silentLog = pino({ level: "silent" });
@@ -93,11 +94,12 @@ export class Registry {
     this.store = store;
     this.#tokenSource = wrap(store.tokens);
     const accounts = new Accounts({ ownUid: process.getuid?.() ?? -1, allowRoot: true });
+    const limitRules = new LimitRules({ groups: undefined, unenforced: "refuse" });
     this.services = new Services({
       store,
       reader: store.services,
       keys,
-      hostChecks: new HostChecks({ accounts, path: "/usr/bin:/bin" }),
+      hostChecks: new HostChecks({ accounts, limitRules, path: "/usr/bin:/bin" }),
       forbidden: [{ host: "127.0.0.1", port: 7700 }],
       clock,
       onRightsChanged: (uid) => this.authenticator.refreshService(uid),

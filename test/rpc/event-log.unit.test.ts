@@ -50,6 +50,25 @@ test("a page ends with a whole transaction", async () => {
   expect(names(page.events)).toEqual(["a", "b", "c"]);
 });
 
+test("a page out of which events went while it was read is refused", async () => {
+  for (const name of ["a", "b", "c"]) store.append(...changes(name));
+  const thinned = new EventLog(
+    {
+      readAfter: async (revision, limit) => {
+        store.oldest = 2n;
+        return (await store.readAfter(revision, limit)).filter((event) => event.revision !== 2n);
+      },
+      readBefore: (revision, limit) => store.readBefore(revision, limit),
+      bounds: () => store.bounds(),
+    },
+    storeUid,
+  );
+
+  const page = thinned.page(query({ pageSize: 10 }));
+
+  await expect(page).rejects.toMatchObject({ reason: "REVISION_COMPACTED", metadata: { oldest: "2" } });
+});
+
 test("a list tells where a watch goes on without missing anything", async () => {
   for (const name of ["a", "b", "c"]) store.append(...changes(name));
 

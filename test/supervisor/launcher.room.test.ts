@@ -1,11 +1,12 @@
-import { existsSync, mkdirSync, readdirSync, readFileSync, readlinkSync, symlinkSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, readFileSync, readlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import fc from "fast-check";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { commandPid } from "../../src/supervisor/instance-handle.ts";
 import { currentBootId, stateOf } from "../../src/supervisor/process-identity.ts";
 import { eventually } from "../support/eventually.ts";
-import { Workbench } from "./workbench.ts";
+import { shells } from "./shells.ts";
+import { inheritedDescriptors, Workbench } from "./workbench.ts";
 
 let bench: Workbench;
 beforeEach(() => {
@@ -123,7 +124,7 @@ test("the command inherits /dev/null and two append-only files, nothing else, an
   const proc = `/proc/${await commandPid(launched)}`;
   await eventually(() => read(`${proc}/cmdline`).startsWith("sleep"));
 
-  expect(readdirSync(`${proc}/fd`).filter((number) => !inherited.includes(number))).toEqual(["0", "1", "2"]);
+  expect(readdirSync(`${proc}/fd`).filter((number) => !inheritedDescriptors.includes(number))).toEqual(["0", "1", "2"]);
   expect(readlinkSync(`${proc}/fd/0`)).toBe("/dev/null");
   expect(readlinkSync(`${proc}/fd/2`)).toBe(`${launched.runDir}.stderr`);
   expect(Number.parseInt(/flags:\s*(\d+)/.exec(read(`${proc}/fdinfo/1`))?.[1] ?? "", 8) & 0o2000).toBe(0o2000);
@@ -243,32 +244,6 @@ test("a request that no process can be given is refused before anything is made"
 
   expect(readdirSync(bench.directory)).toEqual([]);
 });
-
-/** The shells that are here; each must be called sh. */
-function shells(): { name: string; path: (directory: string) => string }[] {
-  const link = (target: string) => (directory: string) => {
-    mkdirSync(join(directory, "bin"), { recursive: true });
-    const path = join(directory, "bin", "sh");
-    if (!existsSync(path)) symlinkSync(target, path);
-    return path;
-  };
-  return [
-    { name: "sh", path: () => "/bin/sh" },
-    ...["/bin/dash", "/bin/bash", "/bin/busybox"].filter(existsSync).map((path) => ({ name: path, path: link(path) })),
-  ];
-}
-
-/** What this very test process would pass on, because somebody handed it to us without close-on-exec. */
-const inherited = readdirSync("/proc/self/fd").filter((number) => Number(number) > 2 && !isCloseOnExec(number));
-
-function isCloseOnExec(number: string): boolean {
-  try {
-    const flags = /flags:\s*(\d+)/.exec(readFileSync(`/proc/self/fdinfo/${number}`, "utf8"))?.[1] ?? "0";
-    return (Number.parseInt(flags, 8) & 0o2000000) !== 0;
-  } catch {
-    return true;
-  }
-}
 
 function parseEnvironment(text: string): Record<string, string> {
   const entries = text.split("\0").slice(0, -1);

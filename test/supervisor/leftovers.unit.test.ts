@@ -1,6 +1,7 @@
 import { expect, test } from "vitest";
+import { markerOfPart } from "../../src/supervisor/environment.ts";
 import { membersOf } from "../../src/supervisor/leftovers.ts";
-import type { TableEntry } from "../../src/supervisor/process-table.ts";
+import { Processes, type TableEntry } from "../../src/supervisor/process-table.ts";
 
 const shim = { instanceId: "one", runDir: "/nowhere", identity: { bootId: "boot", pid: 100, startTime: "7" } };
 const entry = (pid: number, more: Partial<TableEntry> = {}): TableEntry => ({
@@ -15,7 +16,7 @@ const entry = (pid: number, more: Partial<TableEntry> = {}): TableEntry => ({
 });
 const leader = entry(100, { startTime: "7" });
 const pidsOf = (table: readonly TableEntry[]) => {
-  const { own, doubtful } = membersOf(shim, table);
+  const { own, doubtful } = membersOf(shim, new Processes(table));
   return { own: own.map(({ pid }) => pid), doubtful: doubtful.map(({ pid }) => pid) };
 };
 
@@ -47,4 +48,12 @@ test("when another process leads a session of that number, its members are not o
   const successor = entry(100, { startTime: "900" });
 
   expect(pidsOf([successor, entry(101, { startTime: "901" })])).toEqual({ own: [], doubtful: [] });
+});
+
+test("what bears the marker of a part of an instance belongs to it, wherever it is", () => {
+  const away = { session: 5, group: 5 };
+  const part = entry(101, { ...away, instanceId: markerOfPart("one", "probe") });
+  const other = entry(102, { ...away, instanceId: "one-more" });
+
+  expect(pidsOf([leader, part, other])).toEqual({ own: [101], doubtful: [] });
 });

@@ -1,5 +1,6 @@
 import { execFileSync } from "node:child_process";
-import { appendFileSync, mkdtempSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { createHash } from "node:crypto";
+import { appendFileSync, closeSync, mkdtempSync, openSync, rmSync, statSync, writeFileSync, writeSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, expect, test } from "vitest";
@@ -14,11 +15,13 @@ let directory: string;
 let out: string;
 let err: string;
 let over: AbortController;
+let closed: AbortController;
 beforeEach(() => {
   directory = mkdtempSync(join(tmpdir(), "steward-output-"));
   out = join(directory, "stdout");
   err = join(directory, "stderr");
   over = new AbortController();
+  closed = new AbortController();
 });
 afterEach(() => {
   over.abort();
@@ -26,7 +29,15 @@ afterEach(() => {
 });
 
 const read = (more: Partial<OutputRequest> = {}) =>
-  readOutput({ stdoutPath: out, stderrPath: err, streams: ["stdout"], follow: false, signal: over.signal, ...more });
+  readOutput({
+    stdoutPath: out,
+    stderrPath: err,
+    streams: ["stdout"],
+    follow: false,
+    signal: over.signal,
+    closed: closed.signal,
+    ...more,
+  });
 
 const keeper = (keepBytes: number) =>
   new OutputKeeper({
@@ -143,14 +154,18 @@ test("following wakes again after a long quiet", async () => {
   await following;
 });
 
-test("following ends when the files are removed", async () => {
+test("following ends with the last words when nothing more will be written, also where nothing ever was", async () => {
   writeFileSync(out, "one\n");
   const following = read({ follow: true });
+  const silent = collect(read({ follow: true, streams: ["stderr"] }));
   expect((await following.next()).value).toMatchObject({ offset: 0n });
 
+  appendFileSync(out, "two\n");
   rmSync(out);
+  closed.abort();
 
-  expect(await collect(following)).toEqual([]);
+  expect(textOf(await collect(following))).toBe("two\n");
+  expect(await silent).toEqual([]);
 });
 
 test("what exceeds the limit is given back to the disk, and offsets go on", async () => {
@@ -191,34 +206,80 @@ test("a reader that is overtaken goes on at what is kept, and never sees a hole"
   await reader.return();
 });
 
-test("a service that floods its output fills neither the disk nor our memory", async () => {
+test("a service that floods both its streams fills neither the disk nor our memory, whoever reads or does not", async () => {
   const bench = new Workbench();
-  const keepBytes = 32 * mebibyte;
+  const [keepBytes, floodBytes] = [32 * mebibyte, 512 * mebibyte];
   const bounded = keeper(keepBytes);
   const before = process.memoryUsage().rss;
-  let widest = 0;
   let fattest = 0;
   try {
-    const launched = await bench.launch(["sh", "-c", `yes ${"z".repeat(99)} | head -c ${400 * mebibyte}`]);
-    const path = `${launched.runDir}.stdout`;
-    await bounded.keep(path);
-    const tail = drain(
-      readOutput({ stdoutPath: path, stderrPath: err, streams: ["stdout"], follow: true, signal: over.signal }),
-    );
+    const flood = (letters: string) => `yes ${letters.repeat(33)} | head -c ${floodBytes}`;
+    const launched = await bench.launch(["sh", "-c", `${flood("out")} & ${flood("err")} >&2; wait`]);
+    const paths = { stdoutPath: `${launched.runDir}.stdout`, stderrPath: `${launched.runDir}.stderr` };
+    const all = Object.values(paths);
+    for (const path of all) await bounded.keep(path);
+    const streams = ["stdout", "stderr"] as const;
+    const follower = drain(read({ ...paths, streams, follow: true }));
+    const stalled = read({ ...paths, streams, follow: true });
+    const firstOfStalled = stalled.next();
     await launched.release();
+    const first = await firstOfStalled;
     const watch = setInterval(() => {
-      widest = Math.max(widest, statSync(path).blocks * 512);
       fattest = Math.max(fattest, process.memoryUsage().rss - before);
     }, 10);
     expect(await launched.exited).toMatchObject({ code: 0 });
-    await eventually(() => statSync(path).blocks * 512 <= keepBytes * 1.2);
+    await eventually(() => all.every((path) => diskBytes(path) <= keepBytes * 1.2));
+    closed.abort();
+    const ends = await follower;
     clearInterval(watch);
-    over.abort();
-    await tail;
+    const endsOfStalled = await drain(stalled, first.done === true ? undefined : first.value);
 
-    expect(statSync(path).size).toBe(400 * mebibyte);
-    expect(widest).toBeLessThan(keepBytes + 250 * mebibyte);
+    expect(all.map((path) => statSync(path).size)).toEqual([floodBytes, floodBytes]);
+    expect(ends).toEqual({ stdout: BigInt(floodBytes), stderr: BigInt(floodBytes) });
+    expect(endsOfStalled).toEqual(ends);
     expect(fattest).toBeLessThan(100 * mebibyte);
+  } finally {
+    await bounded.stop();
+    await bench.clear();
+  }
+});
+
+test("a follower that keeps up sees every byte, however often the beginning is given back", async () => {
+  const bench = new Workbench();
+  const bounded = keeper(mebibyte);
+  const steps = 24;
+  try {
+    const gate = join(bench.directory, "gate");
+    execFileSync("mkfifo", [gate]);
+    const step = `while read -r letter; do head -c ${mebibyte} /dev/zero | tr '\\0' "$letter"; echo; done`;
+    const launched = await bench.launch(["sh", "-c", `exec <${gate}; ${step}`]);
+    const path = `${launched.runDir}.stdout`;
+    await bounded.keep(path);
+    await launched.release();
+    const hash = createHash("sha256");
+    const expected = createHash("sha256");
+    const writer = openSync(gate, "w");
+    const letters = Array.from({ length: steps }, (_, each) => String.fromCharCode(97 + each));
+    const next = () => {
+      const letter = letters.shift();
+      if (letter === undefined) return closeSync(writer);
+      expected.update(letter.repeat(mebibyte)).update("\n");
+      writeSync(writer, `${letter}\n`);
+    };
+
+    next();
+    let seen = 0;
+    for await (const { data, offset } of read({ stdoutPath: path, follow: true })) {
+      expect(offset).toBe(BigInt(seen));
+      hash.update(data);
+      seen += data.length;
+      if (seen % (mebibyte + 1) === 0) next();
+      if (seen === steps * (mebibyte + 1)) break;
+    }
+    await launched.exited;
+
+    expect(hash.digest("hex")).toBe(expected.digest("hex"));
+    expect((await readKept(path)).head).toBeGreaterThan(BigInt(steps / 2) * BigInt(mebibyte));
   } finally {
     await bounded.stop();
     await bench.clear();
@@ -246,7 +307,7 @@ test("where a file cannot be given back it begins anew, once told, and offsets s
 
     const chunks = await collect(read({ stdoutPath: path }));
     expect(told).toEqual([path]);
-    expect(chunks).toEqual([{ stream: "stdout", offset: BigInt(2 * mebibyte), data: Buffer.from("next\n") }]);
+    expect(chunks).toMatchObject([{ stream: "stdout", offset: BigInt(2 * mebibyte), data: Buffer.from("next\n") }]);
   } finally {
     execFileSync("umount", ["-l", place]);
   }
@@ -268,12 +329,19 @@ async function collect(chunks: AsyncIterable<OutputChunk>): Promise<OutputChunk[
   return all;
 }
 
-async function drain(chunks: AsyncIterable<OutputChunk>): Promise<void> {
-  let next = 0n;
-  for await (const { offset, data } of chunks) {
-    if (offset < next || data.includes(0)) throw new Error("a hole or a repetition was read");
-    next = offset + BigInt(data.length);
+/** Reads to the end; resolves with the offset after the last byte of each stream. */
+async function drain(chunks: AsyncIterable<OutputChunk>, first?: OutputChunk) {
+  const next = { stdout: 0n, stderr: 0n };
+  if (first !== undefined) next[first.stream] = first.offset + BigInt(first.data.length);
+  for await (const { stream, offset, data } of chunks) {
+    if (offset < next[stream] || data.includes(0)) throw new Error("a hole or a repetition was read");
+    next[stream] = offset + BigInt(data.length);
   }
+  return next;
+}
+
+function diskBytes(path: string): number {
+  return statSync(path).blocks * 512;
 }
 
 function textOf(chunks: readonly OutputChunk[]): string {

@@ -10,7 +10,7 @@ export interface OwnPlane {
   clear(): Promise<void>;
 }
 
-export async function openPlane(options: Pick<PlaneOptions, "clock" | "drainMs"> = {}): Promise<OwnPlane> {
+export async function openPlane(options: Omit<PlaneOptions, "connection" | "stateDir"> = {}): Promise<OwnPlane> {
   const database = await createTestDatabase();
   const stateDirectory = new StateDirectory();
   const plane = new Plane({ connection: database.connection, stateDir: stateDirectory.path, ...options });

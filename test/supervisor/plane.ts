@@ -14,11 +14,13 @@ import { Services } from "../../src/registry/services.ts";
 import { Tokens } from "../../src/registry/tokens.ts";
 import { Store } from "../../src/store/store.ts";
 import { Accounts } from "../../src/supervisor/account.ts";
+import type { ControlGroups } from "../../src/supervisor/control-groups.ts";
 import type { FailPoint } from "../../src/supervisor/fail-point.ts";
 import { Host } from "../../src/supervisor/host.ts";
 import { HostChecks } from "../../src/supervisor/host-checks.ts";
 import { Launcher } from "../../src/supervisor/launcher.ts";
 import { Leftovers } from "../../src/supervisor/leftovers.ts";
+import { LimitRules } from "../../src/supervisor/limit-rules.ts";
 import { OutputKeeper } from "../../src/supervisor/output-keeper.ts";
 import { ProcessTable } from "../../src/supervisor/process-table.ts";
 import { RestartBudget } from "../../src/supervisor/restart-budget.ts";
@@ -30,7 +32,16 @@ export interface PlaneOptions {
   readonly stateDir: string;
   readonly clock?: Clock;
   readonly drainMs?: number;
+  /** How fast processes are started; default: as a server does. */
+  readonly startBudget?: { readonly perSecond: number; readonly burst: number };
+  /** How many events are kept in memory; default: as a server does. */
+  readonly ringSize?: number;
   readonly reach?: (point: FailPoint) => void;
+  /** Told of what failed and is tried again. */
+  readonly onFailure?: (error: unknown) => void;
+  /** Undefined: as where no control group is writable. */
+  readonly groups?: ControlGroups | undefined;
+  readonly unenforcedLimits?: "refuse" | "report";
 }
 
 /** What a test says of a managed service; the rest is short, so that tests are. */
@@ -51,13 +62,15 @@ export class Plane {
   readonly #options: PlaneOptions;
   readonly #tokens: Tokens;
   readonly #accounts = new Accounts({ ownUid: process.getuid?.() ?? -1, allowRoot: true });
+  readonly #limitRules: LimitRules;
   #feed: Feed | undefined;
   #supervisor: Supervisor | undefined;
   #outputKeeper: OutputKeeper | undefined;
 
   constructor(options: PlaneOptions) {
     this.#options = options;
-    const { connection, clock = systemClock } = options;
+    const { connection, clock = systemClock, groups, unenforcedLimits = "refuse" } = options;
+    this.#limitRules = new LimitRules({ groups, unenforced: unenforcedLimits });
     this.store = new Store({ connection: { ...connection }, node: "test", log: pino({ level: "silent" }) });
     const keys = new TokenKeys(randomBytes(32));
     const { store } = this;
@@ -73,7 +86,7 @@ export class Plane {
       store,
       reader: store.services,
       keys,
-      hostChecks: new HostChecks({ accounts: this.#accounts, path }),
+      hostChecks: new HostChecks({ accounts: this.#accounts, limitRules: this.#limitRules, path }),
       forbidden: [],
       clock,
       onRightsChanged: () => Promise.resolve(),
@@ -93,16 +106,26 @@ export class Plane {
 
   /** Starts a supervisor on what the last one left. */
   async supervise(): Promise<void> {
-    const { stateDir, clock = systemClock, drainMs = 0, reach = () => undefined } = this.#options;
+    const {
+      stateDir,
+      clock = systemClock,
+      drainMs = 0,
+      startBudget,
+      ringSize,
+      reach = () => undefined,
+    } = this.#options;
     const { store } = this;
-    const onFailure = (error: unknown) => this.failures.push(error);
+    const onFailure = (error: unknown) => {
+      this.failures.push(error);
+      this.#options.onFailure?.(error);
+    };
     const feed = new Feed(
       {
         readAfter: (revision, limit) => store.events.readAfter(revision, limit),
         bounds: () => store.events.bounds(),
         onAppended: (listener) => store.wakeups.onAppended(listener),
       },
-      { storeUid: store.storeUid, onFailure },
+      { storeUid: store.storeUid, onFailure, ...(ringSize === undefined ? {} : { ringSize }) },
     );
     const leftovers = new Leftovers(new ProcessTable());
     const outputKeeper = new OutputKeeper({ onBeginAnew: () => undefined, onFailure });
@@ -118,6 +141,7 @@ export class Plane {
         portRange: { first: 20_000, last: 29_999 },
         inheritedEnvironment: { PATH: path },
         accounts: this.#accounts,
+        limitRules: this.#limitRules,
         outputKeeper,
         platform: {
           apiUrl: `${stewardAddress}/hub/api`,
@@ -128,9 +152,10 @@ export class Plane {
         },
         publicOrigin: "",
       }),
-      launcher: new Launcher({ leftovers, cwd: "/" }),
+      launcher: new Launcher({ leftovers, groups: this.#options.groups, cwd: "/" }),
+      groups: this.#options.groups,
       leftovers,
-      budget: new RestartBudget(clock),
+      budget: new RestartBudget(clock, startBudget),
       drainMs,
       routes: false,
       reach,
@@ -159,20 +184,31 @@ export class Plane {
   }
 
   create(name: string, command: readonly string[], wanted: Wanted = {}): Promise<Service> {
-    return this.services.create(call("Create"), { name, spec: specOf(command, wanted) }).then(({ service }) => service);
+    return this.register(name, specOf(command, wanted));
+  }
+
+  async register(name: string, spec: ServiceSpecInput): Promise<Service> {
+    return (await this.services.create(call("Create"), { name, spec })).service;
   }
 
   async update(name: string, command: readonly string[], wanted: Wanted = {}): Promise<void> {
-    const spec = specOf(command, wanted);
-    await this.services.update(call("Update"), { name, etag: "", spec, paths: ["*"], allowMissing: false });
+    await this.change(name, specOf(command, wanted));
+  }
+
+  async change(name: string, spec: ServiceSpecInput, paths: readonly string[] = ["*"]): Promise<void> {
+    await this.services.update(call("Update"), { name, etag: "", spec, paths, allowMissing: false });
   }
 
   async wish(verb: "start" | "stop" | "restart", name: string): Promise<void> {
     await this.services[verb](call(verb), { name, etag: "" });
   }
 
-  async remove(name: string): Promise<void> {
-    await this.services.delete(call("Delete"), { name, etag: "", force: true, allowMissing: false });
+  async remove(name: string, { force = true } = {}): Promise<void> {
+    await this.services.delete(call("Delete"), { name, etag: "", force, allowMissing: false });
+  }
+
+  async stopAllServices(): Promise<void> {
+    await this.services.stopAll(call("StopAll"), { filter: "" });
   }
 
   async service(name: string): Promise<Service> {

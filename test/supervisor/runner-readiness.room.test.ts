@@ -49,7 +49,7 @@ test("one that does not answer in time is stopped, and that is a failure", async
   const { status } = await plane.until("web", "backing_off");
 
   expect(status).toMatchObject({ reason: "READINESS_TIMEOUT", failures: 1, published: false });
-  expect(status.message).toContain("did not answer within 1 s");
+  expect(status.message).toContain("did not succeed within 1 s");
   expect(own.stateDirectory.shims()).toEqual([]);
 });
 

@@ -1,6 +1,7 @@
-import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { existsSync, mkdtempSync, readdirSync, readFileSync, readlinkSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { openControlGroups } from "../../src/supervisor/control-groups.ts";
 import { eventually } from "../support/eventually.ts";
 
 /** The state directory of a test's own control plane; `clear` kills whatever was started from it. */
@@ -23,13 +24,15 @@ export class StateDirectory {
   }
 }
 
-/** Kills every process of every instance that was started from a state directory; resolves when all are gone. */
+/** Kills every process of every instance that was started from a state directory; resolves when all are gone, with their control groups. */
 export async function endInstances(stateDir: string): Promise<void> {
   const members = new Set(shimsOf(stateDir));
-
-  for (const pid of processes()) if (members.has(sessionOf(pid))) members.add(pid);
+  for (const pid of processes()) if (members.has(sessionOf(pid)) || writesTo(pid, stateDir)) members.add(pid);
   for (const pid of members) kill(pid);
   await eventually(() => ![...members].some(isRunning));
+  // A server that was killed leaves its parent group to the next.
+  const groups = existsSync(stateDir) ? await openControlGroups(stateDir) : undefined;
+  groups?.close();
 }
 
 /** The pids of all living shims that were started from a state directory. */
@@ -45,6 +48,15 @@ export function isRunning(pid: number): boolean {
 
 function processes(): number[] {
   return readdirSync("/proc").map(Number).filter(Number.isInteger).filter(isRunning);
+}
+
+/** Whether its output is kept there: so it is of an instance, also when it has left the session. */
+function writesTo(pid: number, stateDir: string): boolean {
+  try {
+    return readlinkSync(`/proc/${pid}/fd/1`).startsWith(join(stateDir, "logs"));
+  } catch {
+    return false;
+  }
 }
 
 function commandLine(pid: number): string {

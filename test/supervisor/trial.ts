@@ -134,7 +134,7 @@ export class Trial {
             wish === "running"
               ? status.state === "running" && status.observedGeneration === generation && alive === status.pid
               : ["stopped", "failed", "completed"].includes(status.state) && alive === undefined;
-          if (!isSo) throw new Error(`${name}, wished ${wish}: ${JSON.stringify(status)}, alive ${alive}`);
+          if (!isSo) throw new Error(await this.#tell(name, { wish, generation, status, alive }));
           return true;
         },
         { timeoutMs },
@@ -171,6 +171,15 @@ export class Trial {
     // Whoever said nothing was killed: by the test, or asked to end before it could say so.
     const isTrue = this.killed.has(pid) ? how === "SIGKILL" : exit.requested && how.startsWith("SIG");
     return isTrue ? [] : [`${instanceId} was killed, recorded was ${how}`];
+  }
+
+  /** What is to be seen of a service that is not as it should be. */
+  async #tell(name: string, seen: object): Promise<string> {
+    const history = (await this.desk.history(name)).slice(-20);
+    const events = history.map(
+      ({ revision, time, body, message }) => `${revision} ${time.toISOString()} ${body.type} ${message}`,
+    );
+    return [`${name}: ${JSON.stringify(seen)}`, ...events, this.#errors].join("\n");
   }
 
   #log(name: string): string[] {

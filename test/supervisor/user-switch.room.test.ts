@@ -1,13 +1,20 @@
 import { execFileSync } from "node:child_process";
-import { chmodSync, existsSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
+import { chmodSync, chownSync, existsSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
+import { basename, join } from "node:path";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
+import type { Limits } from "../../src/domain/limits.ts";
 import { type Account, Accounts, lookUpAccount } from "../../src/supervisor/account.ts";
 import { resolveCommand } from "../../src/supervisor/command.ts";
 import { commandPid } from "../../src/supervisor/instance-handle.ts";
+import { readStat } from "../../src/supervisor/process-identity.ts";
 import { stopInstance } from "../../src/supervisor/stop.ts";
 import { eventually } from "../support/eventually.ts";
-import { Workbench } from "./workbench.ts";
+import { type OwnPlane, openPlane } from "./own-plane.ts";
+import type { Plane } from "./plane.ts";
+import { inheritedDescriptors, Workbench } from "./workbench.ts";
+
+/** All that the chain sets itself; high enough to be in nobody's way. */
+const everyLimit = { openFiles: 100, processes: 10_000, addressSpaceBytes: 8 * 2 ** 30, coreBytes: 0, nice: 1 };
 
 const isRoot = process.getuid?.() === 0;
 if (!isRoot) process.stderr.write("Not root: nothing about switching users is tested.\n");
@@ -100,10 +107,11 @@ describe.skipIf(!isRoot)("as root", () => {
     expect(bench.output(launched)).toBe("");
   });
 
-  test.each([
-    ["sh", "/bin/sh"],
-    ["bash as sh", "/bin/bash"],
-  ])("nothing that the service's environment names ever runs as root, under %s", async (_, shell) => {
+  test.each<[string, string, Limits]>([
+    ["sh", "/bin/sh", {}],
+    ["bash as sh", "/bin/bash", {}],
+    ["sh with limits", "/bin/sh", everyLimit],
+  ])("nothing that the service's environment names ever runs as root, under %s", async (_, shell, limits) => {
     const log = join(bench.directory, "log");
     const traps = join(bench.directory, "traps");
     mkdirSync(traps);
@@ -112,7 +120,7 @@ describe.skipIf(!isRoot)("as root", () => {
     writeFileSync(log, "");
     chmodSync(log, 0o666);
     const report = `#!/bin/sh\n/usr/bin/id -u >>${log}\n`;
-    for (const name of ["setpriv", "sh", "env", "mkfifo", "cat", "id", "echo", "cd"]) {
+    for (const name of ["setpriv", "prlimit", "nice", "sh", "env", "mkfifo", "cat", "id", "echo", "cd"]) {
       writeFileSync(join(traps, name), report, { mode: 0o755 });
     }
     const startup = join(traps, "startup");
@@ -122,6 +130,7 @@ describe.skipIf(!isRoot)("as root", () => {
     const launched = await bench.run(["env"], {
       account,
       shell: sh,
+      limits,
       environment: {
         PATH: traps,
         BASH_ENV: startup,
@@ -133,6 +142,18 @@ describe.skipIf(!isRoot)("as root", () => {
 
     const uids = new Set(readFileSync(log, "utf8").trim().split("\n"));
     expect(uids).toEqual(new Set([String(account.uid)]));
+  });
+
+  test("its limits are set before it has lost the right to, and its processes are counted apart from ours", async () => {
+    const launched = await bench.run(
+      ["sh", "-c", "nice; ulimit -Hn; ulimit -Hc; for i in 1 2 3 4 5 6; do sleep 1000 & done; wait"],
+      { account, limits: { ...everyLimit, processes: 4, nice: -2 } },
+    );
+    await eventually(() => /fork/i.test(bench.output(launched, "stderr")));
+
+    expect(bench.output(launched)).toBe("-2\n100\n0\n");
+    const { own } = await bench.leftovers.find(launched);
+    expect(own.length).toBeLessThanOrEqual(4);
   });
 
   test("its group is stopped, with what left its session", async () => {
@@ -169,6 +190,88 @@ describe.skipIf(!isRoot)("as root", () => {
     await expect(resolveCommand({ ...query, command: "ours", cwd: "/root" })).rejects.toThrow(
       /service\.spec\.managed\.cwd/,
     );
+  });
+
+  describe("as a service from its registration on", () => {
+    let own: OwnPlane;
+    let plane: Plane;
+    beforeEach(async () => {
+      own = await openPlane();
+      plane = own.plane;
+    });
+    afterEach(() => own.clear());
+
+    const output = async (name: string, isWhole: (text: string) => boolean) =>
+      eventually(async () => {
+        const text = await plane.output(name);
+        return isWhole(text) && text;
+      });
+
+    test("it is wholly its user: ids, groups, home, mask, privileges, directory, and no descriptor of ours", async () => {
+      const home = join(bench.directory, "home");
+      mkdirSync(home, { mode: 0o700 });
+      chownSync(home, account.uid, account.gid);
+      const script = [
+        "id -u; id -g; id -Gn | tr ' ' '\\n' | sort | xargs",
+        'echo "$HOME $USER $LOGNAME $SHELL"',
+        "umask; pwd; grep NoNewPrivs /proc/self/status",
+        "grep -E '^Cap(Prm|Eff|Amb)' /proc/self/status | sort -u | tr -s '\\t' ' '",
+        "sh -c 'echo /proc/$PPID/fd/*'",
+        "echo end; exec sleep 1000",
+      ].join("; ");
+      await plane.create("s", ["sh", "-c", script], { user: first, cwd: home });
+
+      const lines = (await output("s", (text) => text.endsWith("end\n"))).split("\n");
+      const descriptors = lines[10]?.split(" ").map((path) => basename(path));
+
+      expect(lines.slice(0, 10)).toEqual([
+        String(account.uid),
+        String(account.gid),
+        [first, groupA, groupB].sort().join(" "),
+        `/home/${first} ${first} ${first} /bin/sh`,
+        "0027",
+        home,
+        "NoNewPrivs:\t1",
+        "CapAmb: 0000000000000000",
+        "CapEff: 0000000000000000",
+        "CapPrm: 0000000000000000",
+      ]);
+      expect(descriptors?.filter((number) => !inheritedDescriptors.includes(number))).toEqual(["0", "1", "2"]);
+    });
+
+    test("it reads neither another service's environment and files nor anything of Steward's", async () => {
+      await plane.create("victim", ["sh", "-c", "echo private; exec sleep 1000"], {
+        user: first,
+        environment: { SECRET: "sesame" },
+      });
+      const victim = await plane.until("victim", "running");
+      const { pid = 0, instanceId = "" } = victim.status;
+      const shim = readStat(pid)?.parent ?? 0;
+      const secrets = [
+        `/proc/${pid}/environ`,
+        `/proc/${shim}/environ`,
+        `/proc/${process.pid}/environ`,
+        `/proc/${process.pid}/fd`,
+        `/proc/${pid}/fd`,
+        own.stateDirectory.path,
+        join(own.stateDirectory.path, "logs"),
+        join(own.stateDirectory.path, "logs", victim.uid, "stdout.log"),
+        plane.runDirectory(instanceId),
+        join(plane.runDirectory(instanceId), "stage"),
+      ];
+      const tries = [
+        'for path; do if [ -d "$path" ]; then ls "$path"; else cat "$path"; fi >/dev/null 2>&1 && echo "read $path"; done',
+        `for pid in ${pid} ${shim} ${process.pid}; do kill -0 $pid 2>/dev/null && echo "may signal $pid"; done`,
+        "echo end; exec sleep 1000",
+      ].join("; ");
+
+      await plane.create("thief", ["sh", "-c", tries, "thief", ...secrets], { user: second });
+
+      expect(await output("thief", (text) => text.endsWith("end\n"))).toBe("end\n");
+      // They are all there, for who has the right.
+      expect(secrets.filter((path) => !existsSync(path))).toEqual([]);
+      expect(readFileSync(secrets[0] ?? "", "utf8")).toContain("SECRET=sesame");
+    });
   });
 
   test("accounts come from the user database, and only names count", async () => {

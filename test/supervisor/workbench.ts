@@ -1,7 +1,9 @@
-import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { basename, join } from "node:path";
+import type { Limits } from "../../src/domain/limits.ts";
 import type { Account } from "../../src/supervisor/account.ts";
+import type { ControlGroups } from "../../src/supervisor/control-groups.ts";
 import type { InstanceReference } from "../../src/supervisor/instance-handle.ts";
 import { type Launched, Launcher } from "../../src/supervisor/launcher.ts";
 import { Leftovers } from "../../src/supervisor/leftovers.ts";
@@ -13,6 +15,10 @@ export interface Work {
   readonly environment?: Readonly<Record<string, string>>;
   readonly account?: Account;
   readonly shell?: string;
+  readonly notifyFd?: number;
+  readonly limits?: Limits;
+  /** Undefined: no control group. */
+  readonly groups?: ControlGroups | undefined;
 }
 
 /** Real launches in a directory of their own; `clear` ends and removes whatever came of them. */
@@ -33,9 +39,10 @@ export class Workbench {
 
   async #launch(argv: readonly string[], work: Work, environment: Readonly<Record<string, string>>): Promise<Launched> {
     const number = this.#launches++;
-    const instanceId = `${this.directory}#${number}`;
+    const instanceId = `${basename(this.directory)}-${number}`;
     const place = join(this.directory, String(number));
-    const launcher = new Launcher({ leftovers: this.leftovers, cwd: "/", shell: work.shell ?? "/bin/sh" });
+    const { shell = "/bin/sh", groups } = work;
+    const launcher = new Launcher({ leftovers: this.leftovers, groups, cwd: "/", shell });
     const launched = await launcher.launch({
       instanceId,
       runDir: place,
@@ -45,9 +52,9 @@ export class Workbench {
       cwd: work.cwd,
       environment: new Map(Object.entries({ ...environment, STEWARD_INSTANCE: instanceId })),
       account: work.account,
-      limits: {},
+      limits: work.limits ?? {},
       unenforced: "",
-      notifyFd: undefined,
+      notifyFd: work.notifyFd,
     });
     this.track(launched);
     this.#exits.push(launched.exited);
@@ -68,14 +75,31 @@ export class Workbench {
     return readFileSync(`${runDir}.${stream}`, "utf8");
   }
 
-  async clear(): Promise<void> {
+  /** `unmount` is called when nothing runs there any more. */
+  async clear(unmount: () => void = () => undefined): Promise<void> {
     for (const instance of this.#instances) {
       await this.leftovers.kill(instance);
       signalProcess(instance.identity, "SIGKILL");
     }
     await Promise.all(this.#exits);
+    unmount();
+    for (const { runDir } of this.#instances) await this.leftovers.forget(runDir);
     rmSync(this.directory, { recursive: true, force: true });
   }
 }
 
 export const fixture = (name: string): string => new URL(`../fixtures/${name}`, import.meta.url).pathname;
+
+/** What this very test process would pass on, because somebody handed it to us without close-on-exec. */
+export const inheritedDescriptors = readdirSync("/proc/self/fd").filter(
+  (number) => Number(number) > 2 && !isCloseOnExec(number),
+);
+
+function isCloseOnExec(number: string): boolean {
+  try {
+    const flags = /flags:\s*(\d+)/.exec(readFileSync(`/proc/self/fdinfo/${number}`, "utf8"))?.[1] ?? "0";
+    return (Number.parseInt(flags, 8) & 0o2000000) !== 0;
+  } catch {
+    return true;
+  }
+}

@@ -3,6 +3,8 @@ import { existsSync, mkdtempSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { expect, test } from "vitest";
+import { groupsBelow } from "../../src/supervisor/cgroup.ts";
+import { currentGroup, openControlGroups } from "../../src/supervisor/control-groups.ts";
 import { isRunning } from "../supervisor/state-directory.ts";
 import { eventually } from "./eventually.ts";
 import { runVariables, TestRun } from "./test-run.ts";
@@ -31,6 +33,7 @@ test("what is left is told, with its ports, and ended; what others run is left a
   const server = start([process.execPath, "-e", serves], { env: runVariables() });
   await new Promise((resolve) => server.stdout?.once("data", resolve));
   const resident = start(["sleep", "1000"], { env: {}, cwd: place });
+  const groups = await openControlGroups(place);
 
   const told = await run.end(["database test_left"]).then(
     () => "nothing",
@@ -41,6 +44,8 @@ test("what is left is told, with its ports, and ended; what others run is left a
   expect(told).toMatch(new RegExp(`process ${server.pid}: .*, which listens on \\d+`));
   expect(told).toMatch(new RegExp(`process ${resident.pid}: sleep 1000`));
   expect(told).toContain("directory steward-left-");
+  expect(/control group .*steward-left-/.test(told)).toBe(groups !== undefined);
+  expect(groupsBelow(currentGroup() ?? "/nowhere").filter((group) => group.includes("steward-left-"))).toEqual([]);
   await eventually(() => [server, resident].every(isGone));
   expect(isGone(stranger)).toBe(false);
   stranger.kill("SIGKILL");

@@ -1,7 +1,9 @@
 import { readdirSync, readFileSync, readlinkSync } from "node:fs";
 import { chmod, mkdtemp, readdir, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { basename, join } from "node:path";
+import { groupsBelow, removeGroup } from "../../src/supervisor/cgroup.ts";
+import { currentGroup } from "../../src/supervisor/control-groups.ts";
 import { eventually } from "./eventually.ts";
 
 /** What a child must inherit to be known as one of this run, for tests that build its environment from nothing. */
@@ -38,8 +40,15 @@ export class TestRun {
     await eventually(nothing, { timeoutMs: 5_000 }).catch(() => undefined);
     const processes = this.#processes();
     const names = await readdir(this.#directory);
-    const left = [...known, ...processes.map(describe), ...names.map((name) => `directory ${name}`)];
+    const groups = this.#groups();
+    const left = [
+      ...known,
+      ...processes.map(describe),
+      ...names.map((name) => `directory ${name}`),
+      ...groups.map((group) => `control group ${group}`),
+    ];
     for (const pid of processes) end(pid);
+    for (const group of groups) removeGroup(group);
     await rm(this.#directory, { recursive: true, force: true, maxRetries: 5 });
     if (this.#outer === undefined) delete process.env["TMPDIR"];
     else process.env["TMPDIR"] = this.#outer;
@@ -50,6 +59,12 @@ export class TestRun {
     return readdirSync("/proc")
       .map(Number)
       .filter((pid) => Number.isInteger(pid) && pid !== process.pid && !isWorker(pid) && this.#isOurs(pid));
+  }
+
+  /** They bear the path of the state directory that they were made for. */
+  #groups(): string[] {
+    const own = currentGroup();
+    return own === undefined ? [] : groupsBelow(own).filter((group) => group.includes(basename(this.#directory)));
   }
 
   #isOurs(pid: number): boolean {

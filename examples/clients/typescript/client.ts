@@ -65,6 +65,6 @@ function transportTo(baseUrl: string, token: string): Transport {
 
 /** The machine-readable cause of an error; see error.proto. */
 function reasonOf(error: unknown): string {
-  const { code, ...rest } = ConnectError.from(error);
-  return `${Code[code]} ${ConnectError.from(error).findDetails(ErrorInfoSchema)[0]?.reason ?? String(rest)}`;
+  const failure = ConnectError.from(error);
+  return `${Code[failure.code]} ${failure.findDetails(ErrorInfoSchema)[0]?.reason ?? failure.rawMessage}`;
 }

@@ -319,8 +319,8 @@ export type ManagedSpec = Message<"steward.v1.ManagedSpec"> & {
   startupProbe?: Probe | undefined;
 
   /**
-   * Whether the process can do its work now: gates `ready` and the first publication of the route. Absent: with a url an HTTP request at the public
-   * prefix, without one being up for min_ready.
+   * Whether the process can do its work now: gates `ready` and the first publication of the route. A process that has started is never ended for it.
+   * Absent: with a url an HTTP request at the public prefix, without one being up for min_ready, or after a startup probe nothing more.
    *
    * @generated from field: steward.v1.Probe readiness_probe = 13;
    */
@@ -447,7 +447,8 @@ export type Probe = Message<"steward.v1.Probe"> & {
   timeout?: Duration | undefined;
 
   /**
-   * So many failures in a row mean that it is not what is asked for. Default 3, of a liveness probe 6. A startup probe has the readiness_timeout instead.
+   * So many failures in a row mean that it is not what is asked for. Default 3, of a liveness probe 6, of an external service's 1. A startup probe has
+   * the readiness_timeout instead.
    *
    * @generated from field: int32 failure_threshold = 8;
    */
@@ -595,7 +596,7 @@ export const NotifyProbeSchema: GenMessage<NotifyProbe> = /*@__PURE__*/
  */
 export type Limits = Message<"steward.v1.Limits"> & {
   /**
-   * Memory of the process and all that it starts, in bytes; beyond it the kernel kills one of them (OOM). Needs cgroup v2. At least 1 MiB.
+   * Memory of the process and all that it starts, in bytes, without swap; beyond it the kernel kills them all (OOM). Needs cgroup v2. At least 1 MiB.
    *
    * @generated from field: optional int64 memory_bytes = 1;
    */
