@@ -13,6 +13,15 @@ export interface Config {
   readonly listen: Address;
   /** Undefined: no gRPC listener of its own. */
   readonly grpcListen: Address | undefined;
+  /** For both ports. Undefined: cleartext. */
+  readonly tls: TlsFiles | undefined;
+  /** Whose certificate it is that carries a name, the first that fits. */
+  readonly tlsPrincipals: readonly CertificatePrincipal[];
+  /** The web pages that may call the API from a browser. */
+  readonly corsOrigins: readonly string[];
+  readonly connections: ConnectionTimes;
+  /** How long the server still answers after it has said that it stops. */
+  readonly drainNoticeMs: number;
   readonly proxy: ProxyConfig;
   readonly node: string;
   readonly logLevel: LogLevel;
@@ -49,6 +58,25 @@ export interface Address {
   readonly port: number;
 }
 
+/** PEM files. With a client CA every client must show a certificate that it signed. */
+export interface TlsFiles {
+  readonly certFile: string;
+  readonly keyFile: string;
+  readonly clientCaFile: string | undefined;
+}
+
+export interface CertificatePrincipal {
+  readonly name: string;
+  readonly holder: { readonly kind: "operator" } | { readonly kind: "service"; readonly service: string };
+}
+
+export interface ConnectionTimes {
+  readonly connectionAgeMs: number;
+  readonly connectionAgeGraceMs: number;
+  readonly pingEveryMs: number;
+  readonly pingTimeoutMs: number;
+}
+
 export type ProxyConfig =
   | { readonly kind: "none" }
   | { readonly kind: "bundled"; readonly listen: Address }
@@ -69,6 +97,8 @@ export interface Setting {
   readonly placeholder: string | undefined;
   readonly description: string;
   readonly fallback: string | undefined;
+  /** Whether the flag may be repeated; in the variable, commas separate. */
+  readonly isList: boolean;
 }
 
 /** All settings of `steward serve`, in the order of its help. */
@@ -83,6 +113,29 @@ export const settings = [
   setting("database-user", "NAME", "the system user to run the embedded Postgres as, when started as root"),
   setting("listen", "HOST:PORT", "where Connect, gRPC-Web and gRPC are served on one port", "127.0.0.1:7700"),
   setting("grpc-listen", "HOST:PORT|off", "where gRPC alone is served, faster", "127.0.0.1:7701"),
+  setting("tls-cert", "FILE", "the certificate of both ports, with its chain (PEM); read again when it changes"),
+  setting("tls-key", "FILE", "its private key (PEM)"),
+  setting(
+    "tls-client-ca",
+    "FILE",
+    "whoever connects must show a certificate that one of these authorities signed (PEM)",
+  ),
+  list(
+    "tls-principal",
+    "NAME=WHO",
+    "who a client without a token is by a name in its certificate: operator or service:NAME",
+  ),
+  list("cors-origin", "ORIGIN", "the origin of web pages that may call the API, such as https://example.org"),
+  setting("connection-age", "SECONDS", "at this age a connection is asked to go, so that clients spread", "1800"),
+  setting("connection-age-grace", "SECONDS", "and closed so much later, with the streams that remain", "300"),
+  setting("keepalive", "SECONDS", "a connection is pinged so often", "30"),
+  setting("keepalive-timeout", "SECONDS", "and dropped if the answer takes longer", "10"),
+  setting(
+    "drain-notice",
+    "SECONDS",
+    "how long a server that stops still answers, while /readyz says that it stops",
+    "0",
+  ),
   setting(
     "proxy-listen",
     "HOST:PORT|off",
@@ -171,6 +224,16 @@ export function readConfig(
     databaseUser: reader.text("database-user"),
     listen: reader.address("listen") ?? { host: "127.0.0.1", port: 7700 },
     grpcListen: reader.addressOrOff("grpc-listen"),
+    tls: readTls(reader),
+    tlsPrincipals: reader.list("tls-principal").flatMap((each) => readPrincipal(reader, each)),
+    corsOrigins: reader.list("cors-origin").flatMap((each) => readOrigin(reader, each)),
+    connections: {
+      connectionAgeMs: reader.number("connection-age", 1, 604_800) * 1_000,
+      connectionAgeGraceMs: reader.number("connection-age-grace", 0, 86_400) * 1_000,
+      pingEveryMs: reader.number("keepalive", 1, 3_600) * 1_000,
+      pingTimeoutMs: reader.number("keepalive-timeout", 1, 3_600) * 1_000,
+    },
+    drainNoticeMs: reader.number("drain-notice", 0, 3_600) * 1_000,
     proxy: readProxy(reader, environment),
     node:
       reader.matching("node", /^[A-Za-z0-9._-]{1,63}$/, "1 to 63 letters, digits, dots, dashes and underscores") ??
@@ -199,7 +262,47 @@ export function readConfig(
 }
 
 function setting(flag: string, placeholder: string | undefined, description: string, fallback?: string): Setting {
-  return { flag, variable: `STEWARD_${flag.toUpperCase().replaceAll("-", "_")}`, placeholder, description, fallback };
+  const variable = `STEWARD_${flag.toUpperCase().replaceAll("-", "_")}`;
+  return { flag, variable, placeholder, description, fallback, isList: false };
+}
+
+function list(flag: string, placeholder: string, description: string): Setting {
+  return { ...setting(flag, placeholder, `${description}; may be repeated`), isList: true };
+}
+
+function readTls(reader: Reader): TlsFiles | undefined {
+  const [certFile, keyFile, clientCaFile] = [
+    reader.file("tls-cert"),
+    reader.file("tls-key"),
+    reader.file("tls-client-ca"),
+  ];
+  if (certFile !== undefined && keyFile !== undefined) return { certFile, keyFile, clientCaFile };
+  if (reader.text("tls-cert") !== undefined && reader.text("tls-key") !== undefined) return undefined;
+  for (const flag of ["tls-cert", "tls-key", "tls-client-ca"])
+    if (reader.text(flag) !== undefined) reader.wrong(`${reader.name(flag)} needs --tls-cert and --tls-key`);
+  return undefined;
+}
+
+function readPrincipal(reader: Reader, given: string): CertificatePrincipal[] {
+  const [, name, who, service] = /^(\S.*)=(operator|service:([A-Za-z0-9._-]{1,63}))$/.exec(given) ?? [];
+  if (name === undefined || who === undefined) {
+    reader.wrong(
+      `${reader.name("tls-principal")} is NAME=operator or NAME=service:SERVICE, not ${JSON.stringify(given)}`,
+    );
+    return [];
+  }
+  if (reader.text("tls-client-ca") === undefined)
+    reader.wrong(`${reader.name("tls-principal")} needs --tls-client-ca, which says whose certificates are believed`);
+  return [{ name, holder: service === undefined ? { kind: "operator" } : { kind: "service", service } }];
+}
+
+function readOrigin(reader: Reader, given: string): string[] {
+  if (URL.canParse(given) && /^https?:$/.test(new URL(given).protocol) && new URL(given).origin === given)
+    return [given];
+  reader.wrong(
+    `${reader.name("cors-origin")} is an origin as browsers send it, such as https://example.org, not ${JSON.stringify(given)}`,
+  );
+  return [];
 }
 
 function readProxy(reader: Reader, environment: NodeJS.ProcessEnv): ProxyConfig {
@@ -345,6 +448,10 @@ class Reader {
     return this.text(flag) === "off" ? undefined : this.address(flag);
   }
 
+  list(flag: string): readonly string[] {
+    return (this.text(flag) ?? "").split(",").flatMap((each) => (each.trim() === "" ? [] : [each.trim()]));
+  }
+
   url(flag: string, protocols: readonly string[]): string | undefined {
     const given = this.text(flag);
     if (given === undefined) return undefined;
@@ -355,6 +462,11 @@ class Reader {
         `${this.name(flag)} is a whole URL that starts with ${protocols.map((each) => `${each}//`).join(" or ")}`,
       );
     return given;
+  }
+
+  /** The whole path of a file that can be read. */
+  file(flag: string): string | undefined {
+    return this.fileText(flag) === undefined ? undefined : resolve(this.text(flag) ?? "");
   }
 
   fileText(flag: string): string | undefined {

@@ -14,8 +14,10 @@ import { BundledProxy } from "./proxy/bundled-proxy.ts";
 import { ConfigurableHttpProxy } from "./proxy/configurable-http-proxy.ts";
 import { RouteKeeper } from "./proxy/route-keeper.ts";
 import { Authenticator } from "./registry/authenticator.ts";
+import { CertificateHolders } from "./registry/certificate-holders.ts";
 import { Services } from "./registry/services.ts";
 import { Tokens } from "./registry/tokens.ts";
+import { Certificates } from "./rpc/certificates.ts";
 import { EventLog } from "./rpc/event-log.ts";
 import { Explaining } from "./rpc/explain.ts";
 import { serve } from "./rpc/handler.ts";
@@ -46,6 +48,8 @@ import { Supervisor } from "./supervisor/supervisor.ts";
 
 /** A control plane that runs. */
 export interface Steward {
+  /** Reads the certificates again; connections that are open keep theirs. Without TLS there is nothing to do. */
+  reloadCertificates(): Promise<void>;
   readonly addresses: Addresses;
   /** The file with the local operator's token. */
   readonly adminTokenFile: string;
@@ -56,6 +60,8 @@ export interface Steward {
 export interface Addresses {
   readonly connect: string;
   readonly grpc: string | undefined;
+  /** The Unix socket for clients on this host (`unix:PATH`); undefined where the path of the state directory is too long for one. */
+  readonly local: string | undefined;
   /** Where the public reaches the services; undefined without a proxy. */
   readonly proxy: string | undefined;
 }
@@ -94,11 +100,23 @@ async function start(config: Config, log: Logger, version: string, started: Stac
     onAppended: (listener: () => void) => store.wakeups.onAppended(listener),
   };
   const feed = await started.add(new Feed(source, { storeUid, onFailure }));
-  const authenticator = await started.add(new Authenticator({ source: store.tokens, feed, keys, clock, onFailure }));
+  const authenticator = await started.add(
+    new Authenticator({
+      source: store.tokens,
+      certificates: new CertificateHolders(config.tlsPrincipals, store.services),
+      feed,
+      keys,
+      clock,
+      onFailure,
+    }),
+  );
 
   // Streams that are open when rights change are looked at again at once.
   let recheckStreams = (): void => undefined;
 
+  const certificates = config.tls === undefined ? undefined : new Certificates({ files: config.tls, log });
+  if (certificates !== undefined) await started.add(certificates);
+  else warnOfCleartext(config, log);
   const proxy = await openProxy(config, log, started);
   const accounts = new Accounts({ ownUid: process.getuid?.() ?? -1, allowRoot: config.allowRoot });
   const tokens = new Tokens({
@@ -157,7 +175,8 @@ async function start(config: Config, log: Logger, version: string, started: Stac
   });
   const door = await openDoor();
   recheckStreams = () => door.server.recheckStreams();
-  const stewardAddress = urlOf(door.connect);
+  const scheme = certificates === undefined ? "http" : "https";
+  const stewardAddress = urlOf(scheme, door.connect);
   const host = new Host({
     stateDir: config.stateDir,
     portRange: config.portRange,
@@ -215,7 +234,8 @@ async function start(config: Config, log: Logger, version: string, started: Stac
   const adminTokenFile = await ensureAdminToken(config, tokens, authenticator);
   const addresses: Addresses = {
     connect: stewardAddress,
-    grpc: door.grpc === undefined ? undefined : urlOf(door.grpc),
+    grpc: door.grpc === undefined ? undefined : urlOf(scheme, door.grpc),
+    local: door.local === undefined ? undefined : `unix:${door.local}`,
     proxy: config.publicUrl === "" ? proxy?.publicUrl : config.publicUrl,
   };
   await writeServerFile(config, addresses);
@@ -225,6 +245,7 @@ async function start(config: Config, log: Logger, version: string, started: Stac
   return {
     addresses,
     adminTokenFile,
+    reloadCertificates: async () => certificates?.reload(),
     async stop({ stopServices = config.stopServices } = {}) {
       if (stopServices) await supervisor.stopAll();
       await started.stop();
@@ -232,7 +253,8 @@ async function start(config: Config, log: Logger, version: string, started: Stac
   };
 
   /** The ports are opened early, because services must be told where they are; calls are answered once everything runs. */
-  async function openDoor(): Promise<{ server: RpcServer; connect: Address; grpc: Address | undefined }> {
+  async function openDoor(): Promise<Door> {
+    const local = localSocket(config, log);
     const seen = new SeenRevision({ feed, clock });
     const waiting = new Waiting({ feed, registry: services, clock, rules: { routed: keeper !== undefined } });
     const server = new RpcServer({
@@ -276,13 +298,22 @@ async function start(config: Config, log: Logger, version: string, started: Stac
         ),
       ],
       authenticate: (secret) => authenticator.authenticate(secret),
+      ...(config.tlsPrincipals.length === 0
+        ? {}
+        : { authenticateCertificate: (shown) => authenticator.authenticateCertificate(shown) }),
       connect: config.listen,
       ...(config.grpcListen === undefined ? {} : { grpc: config.grpcListen }),
+      ...(local === undefined ? {} : { local: { path: local } }),
+      ...(certificates === undefined ? {} : { tls: certificates.current }),
+      corsOrigins: config.corsOrigins,
+      limits: config.connections,
+      drain: { noticeMs: config.drainNoticeMs },
       endWaits: () => waiting.stop(),
       reflection: "token",
       metrics: new Metrics({ processMetrics: true }),
       log,
     });
+    certificates?.whenChanged((material) => server.reloadTls(material));
     await started.add(server);
     const { connectAddress: connect, grpcAddress: grpc } = server;
     if (connect === undefined) throw new Error("the Connect port was not opened");
@@ -290,11 +321,19 @@ async function start(config: Config, log: Logger, version: string, started: Stac
     if (grpc !== undefined) forbidden.push(grpc);
     if (proxy?.publicUrl !== undefined) forbidden.push(addressIn(proxy.publicUrl));
     if (proxy?.apiUrl.startsWith("http") === true) forbidden.push(addressIn(proxy.apiUrl));
-    return { server, connect, grpc };
+    return { server, connect, grpc, local };
   }
 }
 
 const noRoutes = { wanted: 0, put: 0, removed: 0, failed: 0 };
+
+/** The ports of the server, and the socket, as far as they are open. */
+interface Door {
+  readonly server: RpcServer;
+  readonly connect: Address;
+  readonly grpc: Address | undefined;
+  readonly local: string | undefined;
+}
 
 interface Startable {
   start(): Promise<void>;
@@ -403,8 +442,29 @@ function unlessExists(error: NodeJS.ErrnoException): void {
   if (error.code !== "EEXIST") throw error;
 }
 
-function urlOf(address: Address): string {
-  return `http://${hostOf(reachable(address))}:${address.port}`;
+/** A client's path to a socket has at most 107 bytes (sockaddr_un). */
+function localSocket({ stateDir }: Config, log: Logger): string | undefined {
+  const path = join(stateDir, "steward.sock");
+  if (Buffer.byteLength(path) <= 107) return path;
+  log.warn({ path }, "the path is too long for a socket: local clients use the port");
+  return undefined;
+}
+
+function warnOfCleartext({ listen, grpcListen }: Config, log: Logger): void {
+  for (const address of [listen, grpcListen])
+    if (address !== undefined && !isLoopback(address))
+      log.warn(
+        address,
+        "tokens travel in the clear to this address; use --tls-cert and --tls-key, or a loopback address",
+      );
+}
+
+function isLoopback({ host }: Address): boolean {
+  return host === "localhost" || host === "::1" || /^127(\.\d+){3}$/.test(host);
+}
+
+function urlOf(scheme: "http" | "https", address: Address): string {
+  return `${scheme}://${hostOf(reachable(address))}:${address.port}`;
 }
 
 /** Where a client on this host reaches a listener: one on all interfaces is also on loopback. */

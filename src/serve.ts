@@ -13,8 +13,10 @@ export async function serveUntilStopped(config: Config, version: string): Promis
   const log = pino({ level: config.logLevel, base: { node: config.node } }, stream);
   const stopping = AbortSignal.any([onSignal("SIGTERM"), onSignal("SIGINT")]);
   const steward = await startSteward(config, log, version);
-  const { connect, grpc, proxy } = steward.addresses;
-  log.info({ connect, grpc, proxy, adminToken: steward.adminTokenFile, version }, "steward serves");
+  const { connect, grpc, local, proxy } = steward.addresses;
+  log.info({ connect, grpc, local, proxy, adminToken: steward.adminTokenFile, version }, "steward serves");
+  // Without certificates the signal means what it always does: the terminal is gone.
+  if (config.tls !== undefined) process.on("SIGHUP", () => void steward.reloadCertificates());
   if (!stopping.aborted) await once(stopping, "abort");
   for (const signal of ["SIGTERM", "SIGINT"] as const) process.once(signal, () => process.exit(1));
   log.info(

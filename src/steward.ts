@@ -1,5 +1,5 @@
 #!/usr/bin/env node
-import { Command } from "commander";
+import { Command, Option } from "commander";
 import packageJson from "../package.json" with { type: "json" };
 import { runCli } from "./cli/program.ts";
 import { ConfigError, readClientDefaults, readConfig, type Setting, settings } from "./config.ts";
@@ -17,7 +17,7 @@ const defaults = readClientDefaults();
 const serve = new Command("serve")
   .description("run the control plane")
   .action(async (_, command: Command) => runServer(command));
-for (const setting of settings) serve.option(...optionOf(setting));
+for (const setting of settings) serve.addOption(optionOf(setting));
 
 if (process.argv[2] !== "serve") {
   process.once("SIGINT", () => stopping.abort());
@@ -58,10 +58,13 @@ function flagsOf(command: Command): Record<string, string | boolean | undefined>
   );
 }
 
-function optionOf(setting: Setting): [flags: string, description: string] {
+function optionOf(setting: Setting): Option {
   const value = setting.placeholder === undefined ? "" : ` <${setting.placeholder}>`;
   const fallback = setting.fallback === undefined ? "" : `; default ${setting.fallback}`;
-  return [`--${setting.flag}${value}`, `${setting.description} (${setting.variable}${fallback})`];
+  const option = new Option(`--${setting.flag}${value}`, `${setting.description} (${setting.variable}${fallback})`);
+  return setting.isList
+    ? option.argParser((each: string, before?: string) => (before ? `${before},${each}` : each))
+    : option;
 }
 
 /** The reader of a pipe may leave, as `head` does. */

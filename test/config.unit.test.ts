@@ -68,6 +68,111 @@ const samples: readonly Sample[] = [
     allowed: "HOST:PORT",
   },
   {
+    flag: "tls-cert",
+    given: () => tokenFile,
+    other: "/no/such/file",
+    config: {},
+    bad: "/no/such/file",
+    allowed: "cannot read",
+    beside: { STEWARD_TLS_KEY: "/dev/null" },
+  },
+  {
+    flag: "tls-key",
+    given: () => tokenFile,
+    other: "/no/such/file",
+    config: {},
+    bad: "/no/such/file",
+    allowed: "cannot read",
+    beside: { STEWARD_TLS_CERT: "/dev/null" },
+  },
+  {
+    flag: "tls-client-ca",
+    given: () => tokenFile,
+    other: "/no/such/file",
+    config: {},
+    bad: "/no/such/file",
+    allowed: "cannot read",
+    beside: { STEWARD_TLS_CERT: "/dev/null", STEWARD_TLS_KEY: "/dev/null" },
+  },
+  {
+    flag: "tls-principal",
+    given: "spiffe://x/a=b=operator, nightly=service:backup",
+    other: "x=operator",
+    config: {
+      tlsPrincipals: [
+        { name: "spiffe://x/a=b", holder: { kind: "operator" } },
+        { name: "nightly", holder: { kind: "service", service: "backup" } },
+      ],
+    },
+    bad: "x=admin",
+    allowed: "NAME=service:SERVICE",
+    beside: { STEWARD_TLS_CERT: "/dev/null", STEWARD_TLS_KEY: "/dev/null", STEWARD_TLS_CLIENT_CA: "/dev/null" },
+  },
+  {
+    flag: "cors-origin",
+    given: "https://example.org,http://localhost:3000",
+    other: "https://other.example",
+    config: { corsOrigins: ["https://example.org", "http://localhost:3000"] },
+    bad: "https://example.org/",
+    allowed: "an origin as browsers send it",
+  },
+  {
+    flag: "connection-age",
+    given: "60",
+    other: "61",
+    config: {
+      connections: {
+        connectionAgeMs: 60_000,
+        connectionAgeGraceMs: 300_000,
+        pingEveryMs: 30_000,
+        pingTimeoutMs: 10_000,
+      },
+    },
+    bad: "0",
+    allowed: "1 to 604800",
+  },
+  {
+    flag: "connection-age-grace",
+    given: "0",
+    other: "1",
+    config: {
+      connections: { connectionAgeMs: 1_800_000, connectionAgeGraceMs: 0, pingEveryMs: 30_000, pingTimeoutMs: 10_000 },
+    },
+    bad: "-1",
+    allowed: "0 to 86400",
+  },
+  {
+    flag: "keepalive",
+    given: "1.5",
+    other: "2",
+    config: {
+      connections: {
+        connectionAgeMs: 1_800_000,
+        connectionAgeGraceMs: 300_000,
+        pingEveryMs: 1_500,
+        pingTimeoutMs: 10_000,
+      },
+    },
+    bad: "0",
+    allowed: "1 to 3600",
+  },
+  {
+    flag: "keepalive-timeout",
+    given: "1",
+    other: "2",
+    config: {
+      connections: {
+        connectionAgeMs: 1_800_000,
+        connectionAgeGraceMs: 300_000,
+        pingEveryMs: 30_000,
+        pingTimeoutMs: 1_000,
+      },
+    },
+    bad: "soon",
+    allowed: "1 to 3600",
+  },
+  { flag: "drain-notice", given: "5", other: "6", config: { drainNoticeMs: 5_000 }, bad: "-1", allowed: "0 to 3600" },
+  {
     flag: "proxy-listen",
     given: "0.0.0.0:80",
     other: "off",
@@ -250,6 +355,18 @@ test("everything that is wrong is told at once", () => {
 test("an external proxy needs its token", () => {
   expect(problemsOf({ "proxy-api-url": apiUrl })).toEqual([expect.stringContaining("CONFIGPROXY_AUTH_TOKEN")]);
   expect(readConfig({ "proxy-api-url": apiUrl }, { CONFIGPROXY_AUTH_TOKEN: "t" }).proxy).toMatchObject({ token: "t" });
+});
+
+test("TLS needs a certificate and its key, client certificates an authority to believe", () => {
+  expect(problemsOf({ "tls-cert": tokenFile })).toEqual(["--tls-cert needs --tls-cert and --tls-key"]);
+  expect(problemsOf({ "tls-key": tokenFile })).toEqual(["--tls-key needs --tls-cert and --tls-key"]);
+  expect(problemsOf({ "tls-client-ca": tokenFile })).toEqual(["--tls-client-ca needs --tls-cert and --tls-key"]);
+  expect(problemsOf({ "tls-principal": "a=operator" })).toEqual([expect.stringContaining("needs --tls-client-ca")]);
+  expect(readConfig({ "tls-cert": tokenFile, "tls-key": tokenFile }).tls).toEqual({
+    certFile: tokenFile,
+    keyFile: tokenFile,
+    clientCaFile: undefined,
+  });
 });
 
 test("a URL that is wrong is not repeated: it may hold a password", () => {

@@ -1,6 +1,6 @@
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import { type ConnectionOptions, createStewardClient, type StewardClient } from "../client.ts";
+import { type ClientTls, type ConnectionOptions, createStewardClient, type StewardClient } from "../client.ts";
 import { UsageError } from "./failure.ts";
 
 /** What the commands get from outside. */
@@ -16,6 +16,9 @@ export interface GlobalOptions {
   readonly address?: string;
   readonly token?: string;
   readonly tokenFile?: string;
+  readonly caFile?: string;
+  readonly certFile?: string;
+  readonly keyFile?: string;
   readonly protocol: "connect" | "grpc";
 }
 
@@ -30,7 +33,7 @@ export function connect(options: GlobalOptions, defaults: CliDefaults): Connecti
   const address = addressOf(options, defaults, local);
   const ofLocal = local !== undefined && isAddressOf(local, address) ? local : undefined;
   const token = findToken(options, defaults, ofLocal);
-  return { address, ...clientOf({ address, token, protocol: options.protocol }) };
+  return { address, ...clientOf({ address, token, protocol: options.protocol, tls: tlsOf(options) }) };
 }
 
 /** Where a command looks for the server. */
@@ -39,7 +42,13 @@ export function addressOf(
   defaults: CliDefaults,
   local = findLocalServer(defaults.stateDirs),
 ): string {
-  return origin(options.address ?? defaults.address ?? local?.addresses.connect ?? "http://127.0.0.1:7700");
+  return origin(
+    options.address ??
+      defaults.address ??
+      local?.addresses.local ??
+      local?.addresses.connect ??
+      "http://127.0.0.1:7700",
+  );
 }
 
 function clientOf(options: ConnectionOptions): StewardClient {
@@ -50,37 +59,53 @@ function clientOf(options: ConnectionOptions): StewardClient {
   }
 }
 
-function findToken(options: GlobalOptions, defaults: CliDefaults, local: LocalServer | undefined): string | undefined {
-  if (options.token !== undefined) return options.token;
-  if (options.tokenFile !== undefined) return readToken(options.tokenFile);
-  // What is found by itself goes to the server that left it, never to another that --address names.
-  return defaults.token ?? (local === undefined ? undefined : readToken(join(local.stateDir, "admin-token")));
+function tlsOf({ caFile, certFile, keyFile }: GlobalOptions): ClientTls {
+  return {
+    ...(caFile === undefined ? {} : { ca: readText("certificate", caFile) }),
+    ...(certFile === undefined ? {} : { cert: readText("certificate", certFile) }),
+    ...(keyFile === undefined ? {} : { key: readText("key", keyFile) }),
+  };
 }
 
-function readToken(path: string): string {
+function findToken(options: GlobalOptions, defaults: CliDefaults, local: LocalServer | undefined): string | undefined {
+  if (options.token !== undefined) return options.token;
+  if (options.tokenFile !== undefined) return readText("token", options.tokenFile);
+  // What is found by itself goes to the server that left it, never to another that --address names.
+  return defaults.token ?? (local === undefined ? undefined : readText("token", join(local.stateDir, "admin-token")));
+}
+
+function readText(what: "token" | "certificate" | "key", path: string): string {
   try {
     return readFileSync(path, "utf8").trim();
   } catch (error) {
     throw new UsageError(
-      `cannot read the token file ${path}: ${error instanceof Error ? error.message : String(error)}`,
+      `cannot read the ${what} file ${path}: ${error instanceof Error ? error.message : String(error)}`,
     );
   }
 }
 
 function origin(address: string): string {
+  const path = /^unix:(?:\/\/)?(\/.+)$/.exec(address)?.[1];
+  if (path !== undefined) return `unix:${path}`;
   const url = address.includes("://") ? address : `http://${address}`;
-  if (!/^https?:\/\//.test(url) || !URL.canParse(url))
-    throw new UsageError(`the address is HOST:PORT or a URL, not ${JSON.stringify(address)}`);
+  if (!/^https?:\/\//.test(url) || address.startsWith("unix:") || !URL.canParse(url))
+    throw new UsageError(`the address is HOST:PORT, a URL or unix:/PATH, not ${JSON.stringify(address)}`);
   return url.replace(/\/+$/, "");
 }
 
 /** What `steward serve` leaves in its state directory for local clients. */
 interface LocalServer {
   readonly stateDir: string;
-  readonly addresses: { readonly connect: string; readonly grpc?: string; readonly proxy?: string };
+  readonly addresses: {
+    readonly connect: string;
+    readonly grpc?: string;
+    readonly local?: string;
+    readonly proxy?: string;
+  };
 }
 
 function isAddressOf({ addresses }: LocalServer, address: string): boolean {
+  if (address.startsWith("unix:")) return address === addresses.local;
   const asked = new URL(address);
   return [addresses.connect, addresses.grpc].some((each) => {
     const own = each === undefined ? undefined : new URL(each);

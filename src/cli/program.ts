@@ -51,9 +51,15 @@ function createProgram(options: CliOptions): Command {
   const { screen } = options;
   const program = new Command("steward")
     .description("Register a service and it runs: supervised, routed and watched.")
-    .option("--address <url>", "the server (STEWARD_ADDRESS; default: the local one, else http://127.0.0.1:7700)")
+    .option(
+      "--address <url>",
+      "the server: HOST:PORT, a URL or unix:/PATH (STEWARD_ADDRESS; default: the local one, else http://127.0.0.1:7700)",
+    )
     .option("--token <secret>", "a token; seen by other users in the process list, so prefer the next (STEWARD_TOKEN)")
     .option("--token-file <file>", "a file that holds the token; the local admin token is found by itself")
+    .option("--ca-file <file>", "who may have signed the server's certificate; default: the authorities of the system")
+    .option("--cert-file <file>", "our certificate, for a server that asks for one")
+    .option("--key-file <file>", "its private key")
     .option("--protocol <name>", "connect or grpc", parseProtocol, "connect")
     .version(options.version, "-V, --version", "print the version of this program")
     .exitOverride()

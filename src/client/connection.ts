@@ -1,8 +1,9 @@
+import { connect, type Socket } from "node:net";
 import type { Interceptor, Transport } from "@connectrpc/connect";
 import { createConnectTransport, createGrpcTransport, Http2SessionManager } from "@connectrpc/connect-node";
 
 export interface ConnectionOptions {
-  /** `HOST:PORT`, `http://HOST:PORT` or `https://HOST:PORT`. */
+  /** `HOST:PORT`, `http://HOST:PORT`, `https://HOST:PORT` or, for a server on this host, the path of its socket: `unix:/path`. */
   readonly address: string;
   /** A token, or what tells the token of each call: one that is read from a file may be rotated meanwhile. Absent: none is sent. */
   readonly token?: string | (() => string | Promise<string>) | undefined;
@@ -30,9 +31,9 @@ export interface OpenConnection {
 
 /** Opens nothing yet. Throws TypeError for an address that is none. */
 export function openConnection({ address, token, protocol = "connect", tls = {} }: ConnectionOptions): OpenConnection {
-  const baseUrl = originOf(address);
+  const { baseUrl, ...target } = targetOf(address);
   // A watch that waits for hours finds out by its pings that the server's host is gone.
-  const sessionManager = new Http2SessionManager(baseUrl, { pingIntervalMs: 30_000 }, { ...tls });
+  const sessionManager = new Http2SessionManager(baseUrl, { pingIntervalMs: 30_000 }, { ...tls, ...target });
   const interceptors = token === undefined ? [] : [sendToken(token)];
   const options = { baseUrl, sessionManager, interceptors };
   return {
@@ -50,9 +51,12 @@ function sendToken(token: NonNullable<ConnectionOptions["token"]>): Interceptor 
   };
 }
 
-function originOf(address: string): string {
+function targetOf(address: string): { readonly baseUrl: string; readonly createConnection?: () => Socket } {
+  // As gRPC writes it, with two slashes before the path or without.
+  const path = /^unix:(?:\/\/)?(\/.+)$/.exec(address)?.[1];
+  if (path !== undefined) return { baseUrl: "http://localhost", createConnection: () => connect(path) };
   const url = address.includes("://") ? address : `http://${address}`;
-  if (!/^https?:\/\//.test(url) || !URL.canParse(url))
-    throw new TypeError(`the address is HOST:PORT or a URL, not ${JSON.stringify(address)}`);
-  return url.replace(/\/+$/, "");
+  if (!/^https?:\/\//.test(url) || address.startsWith("unix:") || !URL.canParse(url))
+    throw new TypeError(`the address is HOST:PORT, a URL or unix:/PATH, not ${JSON.stringify(address)}`);
+  return { baseUrl: url.replace(/\/+$/, "") };
 }

@@ -12,6 +12,13 @@ export interface Principal {
   readonly scopes: readonly string[];
 }
 
+/** What a client certificate says of who shows it; the authority that signed it is trusted. */
+export interface ClientCertificate {
+  /** Its URI and DNS names or, if it has none, its common name. */
+  readonly names: readonly string[];
+  readonly expireTime: Date;
+}
+
 /** What a call needs. The grammar of a granted scope is `verb:thing[:part][!service=NAME]`. */
 export type Scope =
   | "list:services"

@@ -2,10 +2,11 @@ import { timingSafeEqual } from "node:crypto";
 import type { Clock } from "../domain/clock.ts";
 import { AppError } from "../domain/errors.ts";
 import type { Cursor, Event } from "../domain/event.ts";
-import type { Principal } from "../domain/principal.ts";
+import type { ClientCertificate, Principal } from "../domain/principal.ts";
 import { type Token, tokenState } from "../domain/token.ts";
 import type { TokenKeys } from "../domain/token-secret.ts";
 import type { Feed } from "../events/feed.ts";
+import type { CertificateHolders } from "./certificate-holders.ts";
 
 /** A token with what deciding on a call needs of it and of its owner. */
 export interface TokenWithOwner {
@@ -24,6 +25,7 @@ export interface TokenSource {
 
 export interface AuthenticatorOptions {
   readonly source: TokenSource;
+  readonly certificates: CertificateHolders;
   readonly feed: Pick<Feed, "follow" | "head">;
   readonly keys: TokenKeys;
   readonly clock: Clock;
@@ -71,6 +73,11 @@ export class Authenticator {
     return this.#principalOf(found);
   }
 
+  /** Who may do what with this client certificate now. Throws unauthenticated. */
+  authenticateCertificate(certificate: ClientCertificate): Principal {
+    return this.#options.certificates.principalOf(certificate, this.#options.clock.now());
+  }
+
   /** The same for a caller that was let in before: a stream that outlives its token must end. */
   reauthenticate(principal: Principal): Principal {
     const digest = this.#digestOfId.get(principal.tokenId);
@@ -82,7 +89,8 @@ export class Authenticator {
   /** Reads the tokens of a service again: what they may do has changed, or some ended. */
   async refreshService(serviceUid: string): Promise<void> {
     await this.#inTurn(async () => {
-      const fresh = await this.#options.source.ofService(serviceUid);
+      const { source, certificates } = this.#options;
+      const [fresh] = await Promise.all([source.ofService(serviceUid), certificates.refresh()]);
       for (const [digest, { token }] of this.#byDigest)
         if (token.service?.uid === serviceUid) this.#forget(digest, token.id);
       for (const each of fresh) this.#keep(each);
@@ -108,10 +116,10 @@ export class Authenticator {
 
   /** Reads everything anew; returns from where on the log tells what changes. */
   async #readAll(): Promise<Cursor> {
-    const { feed, source } = this.#options;
+    const { feed, source, certificates } = this.#options;
     return this.#inTurn(async () => {
       const from = { storeUid: "", revision: feed.head };
-      const all = await source.all();
+      const [all] = await Promise.all([source.all(), certificates.refresh()]);
       this.#byDigest.clear();
       this.#digestOfId.clear();
       for (const each of all) this.#keep(each);

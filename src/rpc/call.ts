@@ -2,7 +2,7 @@ import { randomUUID } from "node:crypto";
 import type { IncomingHttpHeaders } from "node:http";
 import type { DescMessage, DescMethod, MessageShape } from "@bufbuild/protobuf";
 import type { Span } from "@opentelemetry/api";
-import type { Principal } from "../domain/principal.ts";
+import type { ClientCertificate, Principal } from "../domain/principal.ts";
 import { deadlineExceeded, type RpcError } from "./errors.ts";
 import { anybody } from "./gate.ts";
 import type { AnyHandler, CallContext } from "./handler.ts";
@@ -28,6 +28,8 @@ export interface Arrival {
   readonly protocol: Protocol;
   readonly peer: string;
   readonly headers: IncomingHttpHeaders;
+  /** What the client of a TLS connection showed, and our client CA signed. */
+  readonly certificate: ClientCertificate | undefined;
   /** The protocol's timeout header as it came. */
   readonly timeout: string | undefined;
 }
@@ -42,8 +44,8 @@ export class Call implements CallContext {
   readonly callId: string;
   readonly startedMs: number;
   principal: Principal = anybody;
-  /** Kept for streams only, whose token is looked at again while they are open. */
-  secret: string | undefined;
+  /** Who calls, now. Kept for streams only, whose token is looked at again while they are open. */
+  identify: (() => Principal) | undefined;
   span: Span | undefined;
   /** Gives back what the call holds of a quota. */
   release: (() => void) | undefined;
@@ -51,6 +53,7 @@ export class Call implements CallContext {
   readonly #onEnd: (call: Call, error: RpcError | undefined) => void;
   #controller: AbortController | undefined;
   #headers: Headers | undefined;
+  #trailers: Headers | undefined;
   #interrupted: RpcError | undefined;
   #onInterrupt: ((error: RpcError) => void) | undefined;
   #timer: NodeJS.Timeout | undefined;
@@ -95,9 +98,18 @@ export class Call implements CallContext {
     return this.#headers;
   }
 
+  get responseTrailers(): Headers {
+    this.#trailers ??= new Headers();
+    return this.#trailers;
+  }
+
   /** The headers that the handler set, if it set any. */
   get headersSet(): Headers | undefined {
     return this.#headers;
+  }
+
+  get trailersSet(): Headers | undefined {
+    return this.#trailers;
   }
 
   timeoutMs(): number | undefined {

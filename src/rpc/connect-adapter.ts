@@ -1,5 +1,6 @@
 import { constants } from "node:http2";
 import type { DescMethodBiDiStreaming, DescMethodServerStreaming, DescMethodUnary, Message } from "@bufbuild/protobuf";
+import { createRegistry, type Registry } from "@bufbuild/protobuf";
 import {
   Code,
   ConnectError,
@@ -18,14 +19,17 @@ import {
 } from "@connectrpc/connect-node";
 import type { Logger } from "pino";
 import type { Call, Method, Protocol } from "./call.ts";
-import { detailTypes } from "./detail-types.ts";
+import type { Cors } from "./cors.ts";
+import { detailFiles } from "./detail-types.ts";
 import { clientGone, RpcError } from "./errors.ts";
 import { translateInPlace } from "./framework-errors.ts";
 import type { AnyResponse } from "./handler.ts";
+import { Http1Age } from "./http1-age.ts";
 import { bodyOf } from "./http1-body.ts";
 import { unwrapShared } from "./interruptible-stream.ts";
 import type { Limits } from "./limits.ts";
 import { type HttpHandler, type HttpRequest, type HttpResponse, pathOf } from "./pages.ts";
+import { peerOf } from "./peer.ts";
 import type { Input, Pipeline } from "./pipeline.ts";
 import { looksLikeMethod, refuseUnknownMethod } from "./unknown-method.ts";
 
@@ -34,6 +38,7 @@ export interface ConnectAdapterOptions {
   readonly limits: Limits;
   /** Answers what calls no method. */
   readonly pages: HttpHandler;
+  readonly cors: Cors;
   readonly log: Logger;
 }
 
@@ -42,20 +47,24 @@ export class ConnectAdapter {
   readonly #pipeline: Pipeline;
   readonly #limits: Limits;
   readonly #pages: HttpHandler;
+  readonly #cors: Cors;
   readonly #log: Logger;
+  readonly #age: Http1Age;
   readonly #routes = new Map<string, Route>();
   #isClosing = false;
 
-  constructor({ pipeline, limits, pages, log }: ConnectAdapterOptions) {
+  constructor({ pipeline, limits, pages, cors, log }: ConnectAdapterOptions) {
     this.#pipeline = pipeline;
     this.#limits = limits;
     this.#pages = pages;
+    this.#cors = cors;
     this.#log = log;
+    this.#age = new Http1Age(limits.connectionAgeMs);
     const router = createConnectRouter({
       acceptCompression: [compressionGzip, compressionBrotli],
       readMaxBytes: limits.messageBytes,
       writeMaxBytes: limits.messageBytes,
-      jsonOptions: { ignoreUnknownFields: false, registry: detailTypes },
+      jsonOptions: { ignoreUnknownFields: false, registry: typesOf(pipeline) },
       requestGate: (context) => this.#admit(context),
     });
     for (const method of pipeline.methods.values()) this.#register(router, method);
@@ -64,8 +73,10 @@ export class ConnectAdapter {
 
   /** The listener for `request` events. Never throws. */
   readonly handle: HttpHandler = (request, response) => {
-    if (this.#isClosing) endConnectionAfter(response);
+    if ("shouldKeepAlive" in response && (this.#isClosing || this.#age.isReached(request.socket)))
+      response.shouldKeepAlive = false;
     const path = pathOf(request);
+    if (looksLikeMethod(path) && this.#cors.handle(request, response)) return;
     const route = this.#routes.get(path);
     if (route !== undefined) void this.#serve(route, request, response);
     else if (looksLikeMethod(path)) refuseUnknownMethod(path, request, response);
@@ -109,7 +120,8 @@ export class ConnectAdapter {
     const timeout = textOf(headers[timeoutHeader]);
     // The call keeps the deadline itself: connect-es would start a timer with it that overflows after 25 days.
     delete headers[timeoutHeader];
-    const call = this.#pipeline.begin({ method, protocol, peer: peerOf(request), headers, timeout });
+    const { address: peer, certificate } = peerOf(request.socket);
+    const call = this.#pipeline.begin({ method, protocol, peer, certificate, headers, timeout });
     // Until the handler runs, the body is awaited, and only the connection can end that.
     call.whenInterrupted(() => reset(request));
     return { call, isPastGate: false, transport: undefined };
@@ -150,14 +162,20 @@ export class ConnectAdapter {
 
   async #unary(request: Message, context: HandlerContext): Promise<AnyResponse> {
     const { call } = exchangeOf(context);
-    const response = await this.#pipeline.unary(call, request);
-    copyHeaders(call, context);
-    return response;
+    try {
+      return await this.#pipeline.unary(call, request);
+    } finally {
+      copyHeaders(call, context);
+      copyTrailers(call, context);
+    }
   }
 
   #stream(input: Input, context: HandlerContext): AsyncIterable<AnyResponse> {
     const { call } = exchangeOf(context);
-    return unwrapShared(this.#pipeline.stream(call, input), () => copyHeaders(call, context));
+    return unwrapShared(this.#pipeline.stream(call, input), {
+      beforeFirst: () => copyHeaders(call, context),
+      atEnd: () => copyTrailers(call, context),
+    });
   }
 }
 
@@ -181,13 +199,14 @@ function exchangeOf(context: HandlerContext): Exchange {
   return exchange;
 }
 
+/** What JSON may hold in an Any: details of errors, and what the services that are served declare. */
+function typesOf({ services }: Pipeline): Registry {
+  return createRegistry(...detailFiles, ...services.map(({ desc }) => desc.file));
+}
+
 function protocolOf(contentType: string | undefined): Protocol {
   if (contentType?.startsWith("application/grpc") !== true) return "connect";
   return contentType.startsWith("application/grpc-web") ? "grpc_web" : "grpc";
-}
-
-function peerOf({ socket }: HttpRequest): string {
-  return socket.remoteAddress === undefined ? "local" : `${socket.remoteAddress}:${socket.remotePort}`;
 }
 
 function textOf(header: string | string[] | undefined): string | undefined {
@@ -199,10 +218,10 @@ function reset(request: HttpRequest): void {
   else request.destroy();
 }
 
-function endConnectionAfter(response: HttpResponse): void {
-  if ("shouldKeepAlive" in response) response.shouldKeepAlive = false;
-}
-
 function copyHeaders(call: Call, context: HandlerContext): void {
   call.headersSet?.forEach((value, name) => context.responseHeader.set(name, value));
+}
+
+function copyTrailers(call: Call, context: HandlerContext): void {
+  call.trailersSet?.forEach((value, name) => context.responseTrailer.set(name, value));
 }

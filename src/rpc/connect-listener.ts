@@ -3,10 +3,12 @@ import { createServer as createHttp2, createSecureServer, type Http2SecureServer
 import type { Logger } from "pino";
 import { shareCleartextPort } from "./cleartext-port.ts";
 import { ConnectAdapter } from "./connect-adapter.ts";
+import type { Cors } from "./cors.ts";
 import { Http2Sessions } from "./http2-sessions.ts";
 import type { Limits } from "./limits.ts";
 import {
   type Address,
+  type BoundPort,
   closedWithin,
   closePort,
   type Listener,
@@ -22,6 +24,7 @@ export interface ConnectListenerOptions {
   readonly pipeline: Pipeline;
   readonly limits: Limits;
   readonly pages: HttpHandler;
+  readonly cors: Cors;
   readonly log: Logger;
   /** Without it the port is cleartext. */
   readonly tls?: TlsMaterial;
@@ -33,7 +36,7 @@ export class ConnectListener implements Listener {
   readonly #adapter: ConnectAdapter;
   readonly #sessions: Http2Sessions;
   readonly #server: Http1Server | Http2SecureServer;
-  #address: { host: string; port: number } | undefined;
+  #bound: BoundPort | undefined;
   #closed: Promise<void> | undefined;
 
   constructor(options: ConnectListenerOptions) {
@@ -44,13 +47,12 @@ export class ConnectListener implements Listener {
     this.#server.maxConnections = options.limits.connections;
   }
 
-  get address(): { host: string; port: number } {
-    if (this.#address === undefined) throw new Error("not listening");
-    return this.#address;
+  get bound(): BoundPort | undefined {
+    return this.#bound;
   }
 
   async start(): Promise<void> {
-    this.#address = await listen(this.#server, this.#options.address);
+    this.#bound = await listen(this.#server, this.#options.address);
   }
 
   /** Takes new certificates for the connections to come. */

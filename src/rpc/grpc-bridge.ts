@@ -1,10 +1,11 @@
 import type { IncomingHttpHeaders, ServerHttp2Stream } from "node:http2";
 import type { Message } from "@bufbuild/protobuf";
+import { Code } from "@connectrpc/connect";
 import {
   type handleBidiStreamingCall,
   type handleServerStreamingCall,
   type handleUnaryCall,
-  Metadata,
+  type Metadata,
   type Server,
   type ServerDuplexStream,
   type ServerUnaryCall,
@@ -12,13 +13,15 @@ import {
   type sendUnaryData,
 } from "@grpc/grpc-js";
 import type { Call, Method } from "./call.ts";
-import { clientGone, type RpcError, rpcError } from "./errors.ts";
+import { clientGone, RpcError, rpcError } from "./errors.ts";
 import { decodeRequest, encodeResponse } from "./grpc-codec.ts";
 import { closeIfUnread, placeDoor, refuseStream } from "./grpc-door.ts";
+import { BareMetadata, SuccessTrailers } from "./grpc-metadata.ts";
 import { statusDetails } from "./grpc-status.ts";
 import { GrpcWriter } from "./grpc-writer.ts";
 import type { Limits } from "./limits.ts";
 import { methodUnknown } from "./malformed.ts";
+import { peerOf } from "./peer.ts";
 import type { Input, Pipeline } from "./pipeline.ts";
 
 /**
@@ -45,6 +48,11 @@ export class GrpcBridge {
   #enter(stream: ServerHttp2Stream, headers: IncomingHttpHeaders): IncomingHttpHeaders | undefined {
     const path = headers[":path"] ?? "";
     if (headers["content-type"]?.startsWith("application/grpc") !== true) return headers;
+    const unfit = unfitness(headers);
+    if (unfit !== undefined) {
+      refuseStream(stream, new RpcError(Code.Unimplemented, unfit, []));
+      return undefined;
+    }
     const method = this.#pipeline.methods.get(path);
     if (method !== undefined) return this.#admit(method, stream, headers);
     refuseStream(stream, rpcError(methodUnknown(path), crypto.randomUUID()));
@@ -52,10 +60,12 @@ export class GrpcBridge {
   }
 
   #admit(method: Method, stream: ServerHttp2Stream, headers: IncomingHttpHeaders): IncomingHttpHeaders | undefined {
+    const { address: peer, certificate } = peerOf(stream.session?.socket);
     const call = this.#pipeline.begin({
       method,
       protocol: "grpc",
-      peer: peerOf(stream),
+      peer,
+      certificate,
       headers,
       timeout: textOf(headers["grpc-timeout"]),
     });
@@ -124,10 +134,11 @@ export class GrpcBridge {
       const bytes = encodeResponse(call.target.desc.output, response, this.#limitBytes);
       if (call.hasEnded) return;
       grpc.sendMetadata(initialMetadata(call));
-      respond(null, bytes);
+      respond(null, bytes, copyHeaders(call.trailersSet, new SuccessTrailers()));
       call.end();
     } catch (error) {
       const failure = this.#pipeline.fail(call, error);
+      if (call.headersSet !== undefined && !call.hasEnded) grpc.sendMetadata(initialMetadata(call));
       respond(statusOf(failure, call));
       call.end(failure);
     }
@@ -162,10 +173,11 @@ export class GrpcBridge {
         if (call.hasEnded) return;
       }
       sendHeaders();
-      grpc.end();
+      grpc.end(copyHeaders(call.trailersSet, new SuccessTrailers()));
       call.end();
     } catch (error) {
       const failure = this.#pipeline.fail(call, error);
+      if (call.headersSet !== undefined && !call.hasEnded) sendHeaders();
       if (!call.hasEnded) grpc.emit("error", statusOf(failure, call));
       call.end(failure);
     }
@@ -183,19 +195,36 @@ type WritableCall = ServerWritableStream<Buffer, Buffer> | ServerDuplexStream<Bu
 
 const keyHeader = "steward-call";
 
+/** What of a call grpc-js would take for something else than it is. */
+function unfitness(headers: IncomingHttpHeaders): string | undefined {
+  if (headers[":method"] !== "POST") return "a call is a POST";
+  if (!/^application\/grpc(\+proto)?(;|$)/.test(headers["content-type"] ?? "")) return "messages are protobuf here";
+  const encoding = headers["grpc-encoding"] ?? "identity";
+  return ["identity", "gzip", "deflate"].includes(String(encoding))
+    ? undefined
+    : `unknown encoding ${String(encoding)}`;
+}
+
 function unchanged(bytes: Buffer): Buffer {
   return bytes;
 }
 
 function initialMetadata(call: Call): Metadata {
-  const metadata = new Metadata();
+  const metadata = new BareMetadata();
   metadata.set("x-request-id", call.callId);
-  call.headersSet?.forEach((value, name) => metadata.set(name, value));
+  return copyHeaders(call.headersSet, metadata);
+}
+
+function copyHeaders(headers: Headers | undefined, metadata: Metadata): Metadata {
+  headers?.forEach((value, name) => {
+    if (!name.endsWith("-bin")) return metadata.set(name, value);
+    for (const each of value.split(",")) metadata.add(name, Buffer.from(each, "base64"));
+  });
   return metadata;
 }
 
 function statusOf(error: RpcError, call: Call): { code: number; details: string; metadata: Metadata } {
-  const metadata = new Metadata();
+  const metadata = copyHeaders(call.trailersSet, new BareMetadata());
   metadata.set("x-request-id", call.callId);
   if (error.details.length > 0) metadata.set("grpc-status-details-bin", statusDetails(error));
   return { code: error.code, details: error.rawMessage, metadata };
@@ -207,11 +236,6 @@ function once(run: () => void): () => void {
     if (!isDone) run();
     isDone = true;
   };
-}
-
-function peerOf({ session }: ServerHttp2Stream): string {
-  const socket = session?.socket;
-  return socket?.remoteAddress === undefined ? "local" : `${socket.remoteAddress}:${socket.remotePort}`;
 }
 
 function textOf(header: string | string[] | undefined): string | undefined {

@@ -4,18 +4,19 @@ import { type ConnectionInjector, Server, ServerCredentials } from "@grpc/grpc-j
 import { GrpcBridge } from "./grpc-bridge.ts";
 import type { Limits } from "./limits.ts";
 import {
-  type Address,
+  type BoundPort,
   closedWithin,
   closePort,
   type Listener,
   listen,
+  type PortAddress,
   secureContext,
   type TlsMaterial,
 } from "./listener.ts";
 import type { Pipeline } from "./pipeline.ts";
 
 export interface GrpcListenerOptions {
-  readonly address: Address;
+  readonly address: PortAddress;
   readonly pipeline: Pipeline;
   readonly limits: Limits;
   /** Without it the port is cleartext. */
@@ -29,7 +30,7 @@ export class GrpcListener implements Listener {
   readonly #connections: ConnectionInjector;
   readonly #server: NetServer | TlsServer;
   readonly #sockets = new Set<Socket>();
-  #address: { host: string; port: number } | undefined;
+  #bound: BoundPort | undefined;
   #closed: Promise<void> | undefined;
 
   constructor(options: GrpcListenerOptions) {
@@ -43,13 +44,12 @@ export class GrpcListener implements Listener {
     this.#server.maxConnections = limits.connections;
   }
 
-  get address(): { host: string; port: number } {
-    if (this.#address === undefined) throw new Error("not listening");
-    return this.#address;
+  get bound(): BoundPort | undefined {
+    return this.#bound;
   }
 
   async start(): Promise<void> {
-    this.#address = await listen(this.#server, this.#options.address);
+    this.#bound = await listen(this.#server, this.#options.address);
   }
 
   /** Takes new certificates for the connections to come. */

@@ -28,6 +28,8 @@ export interface CallContext {
   requestHash(): string;
   /** Headers of the response; what is set after the first message of a stream is lost. */
   readonly responseHeaders: Headers;
+  /** What follows the response, in the form that each protocol has for it; sent with a failure too. */
+  readonly responseTrailers: Headers;
 }
 
 /** The handlers of a service: async functions for unary methods, async generators (or other async iterables) for streams. */

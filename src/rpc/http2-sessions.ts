@@ -1,6 +1,7 @@
 import type { ServerHttp2Session } from "node:http2";
 import { constants } from "node:http2";
 import type { Limits } from "./limits.ts";
+import { jittered } from "./stream-age.ts";
 
 type SessionLimits = Pick<Limits, "pingEveryMs" | "pingTimeoutMs" | "connectionAgeMs" | "connectionAgeGraceMs">;
 
@@ -80,8 +81,4 @@ function pingOrDestroy(session: ServerHttp2Session, timeoutMs: number): void {
     clearTimeout(timer);
     session.destroy();
   }
-}
-
-function jittered(ms: number): number {
-  return ms * (0.9 + Math.random() * 0.2);
 }

@@ -82,18 +82,29 @@ export class InterruptibleStream implements AsyncIterableIterator<StreamItem, un
 
 const over: IteratorReturnResult<undefined> = { done: true, value: undefined };
 
-/** The plain messages of a stream, for a listener that encodes each itself. `beforeFirst` runs when the first message is there, or the end. */
-export function unwrapShared(stream: InterruptibleStream, beforeFirst: () => void): AsyncIterableIterator<AnyResponse> {
+/** The plain messages of a stream, for a listener that encodes each itself. It hears of the first message, and of the end, good or bad. */
+export function unwrapShared(
+  stream: InterruptibleStream,
+  { beforeFirst, atEnd }: { readonly beforeFirst: () => void; readonly atEnd: () => void },
+): AsyncIterableIterator<AnyResponse> {
   let isFirst = true;
-  const unwrap = (result: IteratorResult<StreamItem, undefined>): IteratorResult<AnyResponse, undefined> => {
+  const hear = (isEnd: boolean) => {
     if (isFirst) beforeFirst();
     isFirst = false;
+    if (isEnd) atEnd();
+  };
+  const unwrap = (result: IteratorResult<StreamItem, undefined>): IteratorResult<AnyResponse, undefined> => {
+    hear(result.done === true);
     if (result.done === true) return result;
     const item = result.value;
     return { done: false, value: item instanceof Shared ? item.message : item };
   };
+  const failed = (error: unknown): never => {
+    hear(true);
+    throw error;
+  };
   return {
-    next: () => stream.next().then(unwrap),
+    next: () => stream.next().then(unwrap, failed),
     return: async () => {
       await stream.return();
       return over;

@@ -1,10 +1,24 @@
 import { once } from "node:events";
+import { chmod, rm } from "node:fs/promises";
 import type { Server } from "node:net";
 
-/** Where to listen. `port` 0 takes a free one; `path` is a Unix socket instead. */
-export interface Address {
+/** Where to listen: a port, 0 for a free one. */
+export interface PortAddress {
   /** Default 127.0.0.1. */
   readonly host?: string;
+  readonly port: number;
+}
+
+/** Where to listen: a Unix socket that only our own user may connect to. Who else could, for a moment, its directory keeps out. */
+export interface SocketAddress {
+  readonly path: string;
+}
+
+export type Address = PortAddress | SocketAddress;
+
+/** Where a port really is. */
+export interface BoundPort {
+  readonly host: string;
   readonly port: number;
 }
 
@@ -17,20 +31,20 @@ export interface TlsMaterial {
 
 /** A port that takes calls. Started once; `stop` before `start` and twice is fine. */
 export interface Listener {
-  /** Resolves when it listens; `address` then has the real port. Rejects with the reason, EADDRINUSE for example. */
+  /** Resolves when it listens; `bound` then has the real port. Rejects with the reason, EADDRINUSE for example. */
   start(): Promise<void>;
-  readonly address: { readonly host: string; readonly port: number };
+  /** Undefined before the start, and for a Unix socket. */
+  readonly bound: BoundPort | undefined;
   /** Takes no more connections and asks the clients of the open ones to go elsewhere. Open calls go on. */
   refuse(): void;
   /** Resolves when every connection is closed; those that do not close by themselves within the time are cut. */
   stop(withinMs?: number): Promise<void>;
 }
 
-/** Listens and resolves with the real address. */
-export async function listen(
-  server: Server,
-  { host = "127.0.0.1", port }: Address,
-): Promise<{ host: string; port: number }> {
+/** Listens and resolves with the real port. */
+export async function listen(server: Server, address: Address): Promise<BoundPort | undefined> {
+  if ("path" in address) return listenOnSocket(server, address);
+  const { host = "127.0.0.1", port } = address;
   server.listen({ host, port, backlog: 1024 });
   await once(server, "listening");
   const bound = server.address();
@@ -58,4 +72,12 @@ export async function closedWithin(
 export function closePort(server: Server): Promise<void> {
   if (!server.listening) return Promise.resolve();
   return new Promise((resolve) => server.close(() => resolve()));
+}
+
+async function listenOnSocket(server: Server, { path }: SocketAddress): Promise<undefined> {
+  // A server that was killed left its socket behind, which nobody can listen on again.
+  await rm(path, { force: true });
+  server.listen({ path, backlog: 1024 });
+  await once(server, "listening");
+  await chmod(path, 0o600);
 }

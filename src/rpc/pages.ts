@@ -41,6 +41,11 @@ export function pathOf(request: HttpRequest): string {
 /** Sends a whole response; one that is gone already is left alone. */
 export function send(response: HttpResponse, status: number, headers: Record<string, string>, body: string): void {
   if (response.destroyed || response.headersSent) return;
+  // A client of gRPC takes headers for a whole answer only if the stream ends with them.
+  if (body === "" && "stream" in response) {
+    response.stream.respond({ ...response.getHeaders(), ...headers, ":status": status }, { endStream: true });
+    return;
+  }
   const length = String(Buffer.byteLength(body));
   // The two kinds of response share this method, but TypeScript cannot call the union of their overloads.
   const plain = response as ServerResponse;

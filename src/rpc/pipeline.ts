@@ -3,10 +3,11 @@ import type { Message } from "@bufbuild/protobuf";
 import { Code } from "@connectrpc/connect";
 import type { Logger } from "pino";
 import { AppError } from "../domain/errors.ts";
+import type { Principal } from "../domain/principal.ts";
 import { type Arrival, Call, type Method } from "./call.ts";
 import { connectTimeoutMs, grpcTimeoutMs } from "./deadline.ts";
 import { clientGone, isBug, RpcError, rpcError } from "./errors.ts";
-import { type Authenticate, secretOf } from "./gate.ts";
+import type { Gate } from "./gate.ts";
 import type { AnyResponse, ServedService, StreamItem } from "./handler.ts";
 import { InterruptibleStream } from "./interruptible-stream.ts";
 import type { Limits } from "./limits.ts";
@@ -18,7 +19,7 @@ import { Validation } from "./validation.ts";
 
 export interface PipelineOptions {
   readonly services: readonly ServedService[];
-  readonly authenticate: Authenticate;
+  readonly gate: Gate;
   readonly limits: Limits;
   readonly metrics: Metrics;
   readonly log: Logger;
@@ -31,7 +32,7 @@ export interface PipelineOptions {
 export class Pipeline {
   readonly methods: ReadonlyMap<string, Method>;
   readonly services: readonly ServedService[];
-  readonly #authenticate: Authenticate;
+  readonly #gate: Gate;
   readonly #log: Logger;
   readonly #quota: StreamQuota;
   readonly #validation = new Validation();
@@ -40,9 +41,9 @@ export class Pipeline {
   #refusal: AppError | undefined;
   #whenEmpty: (() => void) | undefined;
 
-  constructor({ services, authenticate, limits, metrics, log }: PipelineOptions) {
+  constructor({ services, gate, limits, metrics, log }: PipelineOptions) {
     this.services = services;
-    this.#authenticate = authenticate;
+    this.#gate = gate;
     this.#log = log;
     this.#quota = new StreamQuota(limits);
     this.methods = new Map(services.flatMap((service) => methodsOf(service, metrics)).map((m) => [m.path, m]));
@@ -63,7 +64,7 @@ export class Pipeline {
     try {
       if (this.#refusal !== undefined && !call.target.isOpen) throw this.#refusal;
       const timeoutMs = timeoutOf(call.arrival);
-      if (!call.target.isOpen) this.#identify(call, call.arrival.headers.authorization);
+      if (!call.target.isOpen) this.#identify(call);
       if (call.target.isStream) call.release = this.#quota.take(call.principal);
       if (timeoutMs !== undefined) call.expireAfter(timeoutMs);
     } catch (error) {
@@ -102,7 +103,7 @@ export class Pipeline {
   /** Looks at the tokens of all open streams again. Those whose token no longer works, or lost rights, end with that error. */
   recheckStreams(): void {
     for (const call of this.#open) {
-      if (call.target.isStream && call.secret !== undefined) this.#recheck(call, call.secret);
+      if (call.target.isStream && call.identify !== undefined) this.#recheck(call, call.identify);
     }
   }
 
@@ -142,15 +143,16 @@ export class Pipeline {
     for (const call of this.#open) call.interrupt(rpcError(error, call.callId));
   }
 
-  #identify(call: Call, authorization: string | undefined): void {
-    const secret = secretOf(authorization);
-    call.principal = this.#authenticate(secret);
-    if (call.target.isStream) call.secret = secret;
+  #identify(call: Call): void {
+    const { headers, certificate } = call.arrival;
+    const identify = this.#gate.identify({ authorization: headers.authorization, certificate });
+    call.principal = identify();
+    if (call.target.isStream) call.identify = identify;
   }
 
-  #recheck(call: Call, secret: string): void {
+  #recheck(call: Call, identify: () => Principal): void {
     try {
-      const principal = this.#authenticate(secret);
+      const principal = identify();
       const lost = call.principal.scopes.find((scope) => !principal.scopes.includes(scope));
       call.principal = principal;
       if (lost !== undefined) throw rightsLost(principal.name, lost);

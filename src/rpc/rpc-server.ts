@@ -3,12 +3,13 @@ import type { DescService } from "@bufbuild/protobuf";
 import type { Logger } from "pino";
 import { AppError } from "../domain/errors.ts";
 import { ConnectListener } from "./connect-listener.ts";
-import type { Authenticate } from "./gate.ts";
+import { Cors } from "./cors.ts";
+import { type Authenticate, type AuthenticateCertificate, Gate } from "./gate.ts";
 import { GrpcListener } from "./grpc-listener.ts";
 import type { ServedService } from "./handler.ts";
 import { Health } from "./health.ts";
 import { defaultLimits, type Limits } from "./limits.ts";
-import type { Address, Listener, TlsMaterial } from "./listener.ts";
+import type { BoundPort, Listener, PortAddress, SocketAddress, TlsMaterial } from "./listener.ts";
 import { Metrics } from "./metrics.ts";
 import { type HttpHandler, pages } from "./pages.ts";
 import { Pipeline } from "./pipeline.ts";
@@ -18,9 +19,16 @@ export interface RpcServerOptions {
   readonly services: readonly ServedService[];
   readonly authenticate: Authenticate;
   /** The port that speaks everything, and the port for gRPC alone. Absent: not opened. */
-  readonly connect?: Address;
-  readonly grpc?: Address;
+  readonly connect?: PortAddress;
+  readonly grpc?: PortAddress;
+  /** A socket that speaks everything, for clients on this host; never TLS. */
+  readonly local?: SocketAddress;
+  /** For both ports. */
   readonly tls?: TlsMaterial;
+  /** Tells whose certificate a client showed when it sends no token. Absent: certificates let nobody do anything. */
+  readonly authenticateCertificate?: AuthenticateCertificate;
+  /** The web pages that may call the Connect port from a browser, such as `https://example.org`. Default: none. */
+  readonly corsOrigins?: readonly string[];
   readonly reflection: "off" | "token" | "open";
   /** Why the server cannot serve now; asked by /readyz. */
   readonly unready?: () => string | undefined;
@@ -52,6 +60,7 @@ export class RpcServer {
   readonly #pipeline: Pipeline;
   readonly #connect: ConnectListener | undefined;
   readonly #grpc: GrpcListener | undefined;
+  readonly #local: ConnectListener | undefined;
   readonly #drain: DrainTimes;
   readonly #endWaits: () => void;
   #recheck: NodeJS.Timeout | undefined;
@@ -65,15 +74,18 @@ export class RpcServer {
     this.#drain = { ...defaultDrain, ...options.drain };
     this.#endWaits = options.endWaits ?? (() => undefined);
     this.#health = new Health(options.services.map(({ desc }) => desc.typeName));
-    const { authenticate, log } = options;
+    const { log } = options;
     const services = [...options.services, this.#health.service, ...reflected(options, this.#health.service.desc)];
-    this.#pipeline = new Pipeline({ services, authenticate, limits, metrics: this.metrics, log });
+    const gate = new Gate(options);
+    this.#pipeline = new Pipeline({ services, gate, limits, metrics: this.metrics, log });
     this.#pipeline.refuseNewCalls(starting);
-    const shared = { pipeline: this.#pipeline, limits, ...(options.tls === undefined ? {} : { tls: options.tls }) };
-    if (options.grpc !== undefined) this.#grpc = new GrpcListener({ ...shared, address: options.grpc });
-    if (options.connect !== undefined) {
-      this.#connect = new ConnectListener({ ...shared, address: options.connect, pages: this.#pages(options), log });
-    }
+    const shared = { pipeline: this.#pipeline, limits };
+    const secured = { ...shared, ...(options.tls === undefined ? {} : { tls: options.tls }) };
+    const web = { pages: this.#pages(options), cors: new Cors(options.corsOrigins ?? []), log };
+    if (options.grpc !== undefined) this.#grpc = new GrpcListener({ ...secured, address: options.grpc });
+    if (options.connect !== undefined)
+      this.#connect = new ConnectListener({ ...secured, ...web, address: options.connect });
+    if (options.local !== undefined) this.#local = new ConnectListener({ ...shared, ...web, address: options.local });
   }
 
   /**
@@ -105,12 +117,12 @@ export class RpcServer {
     return this.#stopped;
   }
 
-  get connectAddress(): { host: string; port: number } | undefined {
-    return this.#connect?.address;
+  get connectAddress(): BoundPort | undefined {
+    return this.#connect?.bound;
   }
 
-  get grpcAddress(): { host: string; port: number } | undefined {
-    return this.#grpc?.address;
+  get grpcAddress(): BoundPort | undefined {
+    return this.#grpc?.bound;
   }
 
   /** Looks at the tokens of open streams again; to be called when tokens or rights changed. Also done every 15 s, for those that expire. */
@@ -139,7 +151,7 @@ export class RpcServer {
   }
 
   #listeners(): Listener[] {
-    return [this.#grpc, this.#connect].filter((listener) => listener !== undefined);
+    return [this.#grpc, this.#connect, this.#local].filter((listener) => listener !== undefined);
   }
 
   #pages({ unready, fallback }: RpcServerOptions): HttpHandler {

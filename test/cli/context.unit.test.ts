@@ -31,7 +31,7 @@ afterEach(async () => {
   await new Promise((resolve) => server.close(resolve));
 });
 
-function leaveServer(addresses: { connect: string; grpc?: string }): void {
+function leaveServer(addresses: { connect: string; grpc?: string; local?: string }): void {
   writeFileSync(join(stateDir, "server.json"), JSON.stringify({ addresses }));
   writeFileSync(join(stateDir, "admin-token"), "local-token\n");
 }
@@ -44,7 +44,7 @@ async function callWith(
     { protocol: "connect", ...options },
     { address: undefined, token: undefined, stateDirs: ["/no/such", stateDir], plain: true, ...defaults },
   );
-  expect(address).toMatch(/^https?:\/\//);
+  expect(address).toMatch(/^(https?:\/\/|unix:\/)/);
   await registry.whoAmI({}, { timeoutMs: 10_000 });
   return seen;
 }
@@ -81,6 +81,25 @@ describe("the token", () => {
   });
 });
 
+test("a local server is called on its socket; another address is taken as it is", async () => {
+  const socket = join(stateDir, "s.sock");
+  const local = createServer((request, response) => {
+    seen = `local ${request.headers.authorization}`;
+    response.writeHead(200, { "content-type": "application/proto" }).end();
+  }).on("session", (session) => sessions.push(session));
+  await new Promise<void>((resolve) => local.listen(socket, resolve));
+  leaveServer({ connect: `http://127.0.0.1:${port}`, local: `unix:${socket}` });
+
+  expect(await callWith({})).toBe("local Bearer local-token");
+  expect(await callWith({ address: `unix:${socket}` })).toBe("local Bearer local-token");
+  expect(await callWith({ address: `127.0.0.1:${port}` })).toBe("Bearer local-token");
+  leaveServer({ connect: "http://127.0.0.1:1", local: "unix:/another" });
+  expect(await callWith({ address: `unix://${socket}` })).toBe("local undefined");
+
+  for (const session of sessions) session.destroy();
+  await new Promise((resolve) => local.close(resolve));
+});
+
 test("a token file that cannot be read is named", () => {
   expect(() =>
     connect(
@@ -90,8 +109,8 @@ test("a token file that cannot be read is named", () => {
   ).toThrow("cannot read the token file /no/such");
 });
 
-test.each(["http://", "ftp://h:1", "a b", "h:99999"])("%j is no address", (address) => {
+test.each(["http://", "ftp://h:1", "a b", "h:99999", "unix:relative", "unix:"])("%j is no address", (address) => {
   expect(() =>
     connect({ protocol: "connect", address }, { address: undefined, token: "t", stateDirs: [], plain: true }),
-  ).toThrow("the address is HOST:PORT or a URL");
+  ).toThrow("the address is HOST:PORT, a URL or unix:/PATH");
 });

@@ -32,7 +32,7 @@ test.each([
   [["logs", "one", "--tail", "-1"], 2, "expected a whole number"],
   [["logs", "one", "--stream", "stdin"], 2, "--stream is stdout or stderr"],
   [["--protocol", "smoke", "whoami"], 2, "--protocol is connect or grpc"],
-  [["--address", "ftp://h", "whoami"], 2, "the address is HOST:PORT or a URL"],
+  [["--address", "ftp://h", "whoami"], 2, "the address is HOST:PORT, a URL or unix:/PATH"],
   [["--token-file", "/no/such/file", "whoami"], 2, "cannot read the token file /no/such/file"],
   [["whoami"], 6, "Tried http://127.0.0.1:1"],
   [["--protocol", "grpc", "health"], 6, "Is the server running?"],

@@ -468,7 +468,7 @@ describe("tokens", () => {
     const rotated = await steward("token", "rotate", id, "--overlap", "0s");
     expect(await as(issued.out, "whoami")).toMatchObject({ code: 4, err: expect.stringContaining("expired") });
     const { out } = await as(rotated.out, "whoami");
-    expect(out).toMatch(/^operator list:services read:services\ntoken \S+ expires \S+Z\nserver http:\/\/127/);
+    expect(out).toMatch(/^operator list:services read:services\ntoken \S+ expires \S+Z\nserver unix:\//);
 
     const ids = (await as(await server.adminToken(), "token", "list", "-o", "name")).out.split("\n");
     expect((await steward("token", "revoke", ids[0] ?? "")).out).toBe(`${ids[0]} revoked`);

@@ -13,7 +13,8 @@ import { refusalOf } from "./refusal.ts";
 import { type Clients, clientsOf } from "./transports.ts";
 
 const program = new URL("../fixtures/updated-service.mjs", import.meta.url).pathname;
-const drainMs = 1_500;
+/** Long enough for what is looked at during a drain. */
+const longDrainMs = 5_000;
 
 let steward: TestSteward;
 let admin: Clients;
@@ -27,7 +28,10 @@ afterAll(async () => {
   await steward?.[Symbol.asyncDispose]();
 });
 
-function spec(environment: Readonly<Record<string, string>> = {}, readinessTimeoutMs = 10_000) {
+function spec(
+  environment: Readonly<Record<string, string>> = {},
+  { readinessTimeoutMs = 10_000, drainMs = 1_000 } = {},
+) {
   return {
     ...managed({
       command: [process.execPath, program],
@@ -40,8 +44,9 @@ function spec(environment: Readonly<Record<string, string>> = {}, readinessTimeo
   };
 }
 
-async function register(name: string): Promise<void> {
-  const { revision } = await admin.registry.create({ serviceId: name, service: { spec: spec() } });
+async function register(name: string, drainMs?: number): Promise<void> {
+  const own = drainMs === undefined ? spec() : spec({}, { drainMs });
+  const { revision } = await admin.registry.create({ serviceId: name, service: { spec: own } });
   await ready(name, revision);
 }
 
@@ -105,9 +110,9 @@ test("of ten thousand requests none fails while a service is restarted ten times
 });
 
 test("a long request and an upgraded connection live on with the old process until the drain is over", async () => {
-  await register("long");
+  await register("long", longDrainMs);
   const before = await status("long");
-  const slow = visit(`/services/long/?ms=${drainMs / 2}`);
+  const slow = visit(`/services/long/?ms=${longDrainMs / 2}`);
   const { host, port } = new URL(steward.addresses.proxy ?? "");
   const socket = connect(Number(port), "127.0.0.1");
   const ended = once(socket, "close");
@@ -118,7 +123,6 @@ test("a long request and an upgraded connection live on with the old process unt
 
   const { revision } = await admin.supervisor.restart({ name: "long" });
   const after = await ready("long", revision);
-  const switched = performance.now();
   const heardBySwitch = heard.length;
 
   expect(after.pid).not.toBe(before.pid);
@@ -126,8 +130,6 @@ test("a long request and an upgraded connection live on with the old process unt
   expect(await slow).toBe(before.pid);
   await ended;
   expect(heard.length).toBeGreaterThan(heardBySwitch);
-  // The route was confirmed a moment before its wait returned here.
-  expect(performance.now() - switched).toBeGreaterThan(drainMs / 2);
   await eventually(async () => (await status("long")).retiring === undefined);
 });
 
@@ -136,7 +138,7 @@ test("an update that does not become ready leaves the old process at work, and s
   const before = await status("stays");
 
   const { service, revision } = await admin.registry.update({
-    service: { name: "stays", spec: spec({ NEVER_READY: "1" }, 700) },
+    service: { name: "stays", spec: spec({ NEVER_READY: "1" }, { readinessTimeoutMs: 700 }) },
     updateMask: { paths: ["spec.managed.environment", "spec.managed.readiness_timeout"] },
   });
   const refusal = await refusalOf(ready("stays", revision));

@@ -1,5 +1,6 @@
 import { randomUUID } from "node:crypto";
-import { expect, test } from "vitest";
+import { describe, expect, test } from "vitest";
+import { AppError } from "../../src/domain/errors.ts";
 import type { TokenSource } from "../../src/registry/authenticator.ts";
 import { eventually } from "../support/eventually.ts";
 import { call, external, Registry } from "./workbench.ts";
@@ -35,6 +36,69 @@ test("taking admin away works on the next call, with tokens that were issued bef
   expect(authenticator.authenticate(secret).scopes).toEqual([]);
   expect(authenticator.authenticate("super-secret").scopes).toEqual([]);
   expect(authenticator.reauthenticate(letIn).scopes).toEqual([]);
+});
+
+describe("a client certificate", () => {
+  const certificates = [
+    { name: "spiffe://x/ops", holder: { kind: "operator" } },
+    { name: "boss.example", holder: { kind: "service", service: "boss" } },
+  ] as const;
+  const of = (...names: string[]) => ({ names, expireTime: new Date("2100-01-01") });
+
+  test("is the operator's or a service's, by the first grant for one of its names", async () => {
+    const { services, authenticator } = await Registry.start({ certificates });
+    expect(() => authenticator.authenticateCertificate(of("boss.example"))).toThrow("does not exist");
+    await services.create(call(), { name: "boss", spec: external({ admin: true }) });
+
+    expect(authenticator.authenticateCertificate(of("x", "spiffe://x/ops"))).toMatchObject({
+      kind: "operator",
+      scopes: ["*"],
+      tokenExpireTime: new Date("2100-01-01"),
+    });
+    expect(authenticator.authenticateCertificate(of("boss.example"))).toMatchObject({
+      kind: "service",
+      name: "boss",
+      scopes: ["*"],
+    });
+    expect(authenticator.authenticateCertificate(of("boss.example", "spiffe://x/ops")).kind).toBe("operator");
+  });
+
+  test("that nobody is granted is refused, and so is one whose time is over", async () => {
+    const { authenticator, clock } = await Registry.start({ certificates });
+
+    for (const names of [[], ["x"], ["spiffe://x/op"], ["spiffe://x/ops2"], ["SPIFFE://x/ops"]])
+      expect(() => authenticator.authenticateCertificate(of(...names))).toThrow(
+        expect.objectContaining({ reason: "CERTIFICATE_UNKNOWN" }),
+      );
+    const short = { names: ["spiffe://x/ops"], expireTime: new Date(clock.now().getTime() + 60_000) };
+    expect(authenticator.authenticateCertificate(short).kind).toBe("operator");
+    clock.move(60_001);
+    expect(() => authenticator.authenticateCertificate(short)).toThrow(
+      expect.objectContaining({ reason: "CERTIFICATE_EXPIRED" }),
+    );
+  });
+
+  test("has the rights of its service on the next call, whoever changes them", async () => {
+    const { services, authenticator, database } = await Registry.start({ certificates });
+    const other = await Registry.start({ on: database, certificates });
+    await services.create(call(), { name: "boss", spec: external({ admin: true }) });
+    await eventually(() => rightsOf(other) === "*");
+
+    await services.update(call(), { ...change, name: "boss", paths: ["spec.admin"], spec: { admin: false } });
+    expect(authenticator.authenticateCertificate(of("boss.example")).scopes).toEqual([]);
+    await eventually(() => rightsOf(other) === "");
+
+    await services.delete(call(), { name: "boss", etag: "", force: false, allowMissing: false });
+    for (const each of [{ authenticator }, other]) await eventually(() => rightsOf(each) === "CERTIFICATE_UNKNOWN");
+  });
+
+  function rightsOf({ authenticator }: Pick<Registry, "authenticator">): string {
+    try {
+      return authenticator.authenticateCertificate(of("boss.example")).scopes.join();
+    } catch (error) {
+      return error instanceof AppError ? error.reason : String(error);
+    }
+  }
 });
 
 test("whom it let in it knows again, until the token has ended", async () => {

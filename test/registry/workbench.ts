@@ -10,6 +10,7 @@ import { TokenKeys } from "../../src/domain/token-secret.ts";
 import { Feed } from "../../src/events/feed.ts";
 import { Authenticator, type TokenSource } from "../../src/registry/authenticator.ts";
 import type { Call } from "../../src/registry/call.ts";
+import { type CertificateGrant, CertificateHolders } from "../../src/registry/certificate-holders.ts";
 import { Services } from "../../src/registry/services.ts";
 import { Tokens } from "../../src/registry/tokens.ts";
 import { Store } from "../../src/store/store.ts";
@@ -87,6 +88,7 @@ export class Registry {
   #feed: Feed | undefined;
   #authenticator: Authenticator | undefined;
   #tokenSource: TokenSource;
+  #certificates: readonly CertificateGrant[] = [];
 
   private constructor(database: TestDatabase, wrap: (source: TokenSource) => TokenSource) {
     this.database = database;
@@ -122,10 +124,17 @@ export class Registry {
     });
   }
 
-  static async start(o: { on?: TestDatabase; wrap?: (source: TokenSource) => TokenSource } = {}): Promise<Registry> {
+  static async start(
+    o: {
+      on?: TestDatabase;
+      wrap?: (source: TokenSource) => TokenSource;
+      certificates?: readonly CertificateGrant[];
+    } = {},
+  ): Promise<Registry> {
     const database = o.on ?? (await createTestDatabase());
     if (o.on === undefined) onTestFinished(() => database.drop());
     const registry = new Registry(database, o.wrap ?? ((source) => source));
+    registry.#certificates = o.certificates ?? [];
     onTestFinished(() => registry.stop());
     await registry.#start();
     return registry;
@@ -183,7 +192,14 @@ export class Registry {
     const onFailure = (error: unknown) => void this.failures.push(error);
     this.#feed = new Feed(source, { storeUid: store.storeUid, onFailure });
     await this.#feed.start();
-    this.#authenticator = new Authenticator({ source: this.#tokenSource, feed: this.#feed, keys, clock, onFailure });
+    this.#authenticator = new Authenticator({
+      source: this.#tokenSource,
+      certificates: new CertificateHolders(this.#certificates, store.services),
+      feed: this.#feed,
+      keys,
+      clock,
+      onFailure,
+    });
     await this.#authenticator.start();
   }
 }

@@ -16,5 +16,6 @@ export function aCall(scopes: readonly string[] = ["*"], hangUp = new AbortContr
     timeoutMs: () => undefined,
     requestHash: () => "hash",
     responseHeaders: new Headers(),
+    responseTrailers: new Headers(),
   };
 }

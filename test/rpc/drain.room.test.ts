@@ -49,6 +49,39 @@ describe.each(transportNames)("over %s", (transport) => {
     await stopped;
   });
 
+  test("whatever is called while the server goes is answered or UNAVAILABLE, never a bug", async () => {
+    await using rig = await startRig(
+      {
+        async *watchServices(_request, { signal }) {
+          yield { cursor: { revision: 1n } };
+          await once(signal, "abort");
+        },
+      },
+      { drain: { noticeMs: 100, graceMs: 500 } },
+    );
+    const client = registryClient(rig, transport);
+    const seen = new Set<string>();
+    let hasStopped = false;
+    const call = async (): Promise<void> => {
+      while (!hasStopped) {
+        const unary = await client.list({}).then(() => undefined, ConnectError.from);
+        seen.add(unary === undefined ? "OK" : (Code[unary.code] ?? "?"));
+        const stream = client.watchServices({})[Symbol.asyncIterator]();
+        let error: ConnectError | undefined;
+        while (error === undefined) error = await stream.next().then(() => undefined, ConnectError.from);
+        seen.add(Code[error.code] ?? "?");
+      }
+    };
+    const callers = Array.from({ length: 8 }, call);
+    await eventually(() => rig.calls.length > 8);
+
+    await rig.server.stop();
+    hasStopped = true;
+    await Promise.all(callers);
+
+    expect([...seen].sort()).toEqual(["OK", "Unavailable"]);
+  });
+
   test("a deaf handler is answered for when the grace is over", async () => {
     await using rig = await startRig(
       { list: () => new Promise(() => undefined) },

@@ -1,8 +1,12 @@
 import { once } from "node:events";
+import { existsSync, mkdtempSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { connect as http2Connect } from "node:http2";
 import { connect, type Socket } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
-import { expect, test } from "vitest";
+import { expect, onTestFinished, test } from "vitest";
+import { createStewardClient, ErrorReason } from "../../src/client.ts";
 import { eventually } from "../support/eventually.ts";
 import { goodSecret, registryClient, startRig } from "./rig.ts";
 
@@ -126,6 +130,45 @@ test("an old connection is asked to go and calls on it still finish", async () =
     expect(String(trailers["grpc-status"])).toBe("0");
     await eventually(() => session.destroyed);
   }
+});
+
+test("an old HTTP/1.1 connection ends with the answer to its next request", async () => {
+  await using rig = await startRig({}, { limits: { connectionAgeMs: 200 } });
+  const socket = await dial(rig.connectPort);
+  let answers = "";
+  socket.on("data", (chunk: Buffer) => (answers += chunk.toString("latin1")));
+
+  await eventually(() => {
+    if (!socket.writableEnded && !socket.destroyed) socket.write(http1Request);
+    return /connection: close/i.test(answers);
+  });
+
+  expect(answers).toMatch(/^HTTP\/1\.1 200 OK\r\n[^{]*connection: keep-alive/i);
+  await eventually(() => socket.destroyed);
+});
+
+test("a Unix socket speaks everything too, for our own user alone, behind the same gate", async () => {
+  const directory = mkdtempSync(join(tmpdir(), "steward-socket-"));
+  onTestFinished(() => rmSync(directory, { recursive: true }));
+  const path = join(directory, "steward.sock");
+  // As a server that was killed leaves it.
+  writeFileSync(path, "");
+  await using rig = await startRig({}, { local: { path } });
+  expect(statSync(path).mode & 0o777).toBe(0o600);
+
+  for (const protocol of ["connect", "grpc"] as const) {
+    using client = createStewardClient({ address: `unix:${path}`, token: goodSecret, protocol });
+    expect((await client.registry.list({})).revision).toBe(7n);
+    expect(rig.calls.at(-1)?.peer).toBe("local");
+    using stranger = createStewardClient({ address: `unix://${path}`, protocol });
+    await expect(stranger.registry.list({})).rejects.toMatchObject({ reason: ErrorReason.TOKEN_MISSING });
+  }
+  const http1 = connect(path);
+  http1.write(http1Request);
+  expect(await received(http1, /"revision":"7"/)).toContain("HTTP/1.1 200");
+
+  await rig.server.stop();
+  expect(existsSync(path)).toBe(false);
 });
 
 test("many stalled streams on one connection leave the others alive", async () => {
