@@ -211,7 +211,7 @@ export type Event = Message<"steward.v1.Event"> & {
   tokenId: string;
 
   /**
-   * The network address from which that request came, if one did.
+   * Where that request came from, if one did: `HOST:PORT`, or `local` over the Unix socket.
    *
    * @generated from field: string peer = 22;
    */
