@@ -21,7 +21,7 @@ interface Contest {
  */
 export const measureUnary: Measure = ({ rounds }) =>
   withSteward({}, async (scene) => {
-    const spec = { url: "http://10.0.0.1:8080", kind: { case: "external" as const, value: {} } };
+    const spec = { url: "http://127.0.0.1:9", kind: { case: "external" as const, value: {} } };
     for (let worker = 0; worker < inFlight; worker++) {
       await scene.client.registry.create({ serviceId: nameOf(worker), service: { spec } });
     }

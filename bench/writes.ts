@@ -65,7 +65,7 @@ function nameOf(worker: number): string {
 
 function specWith(count: number): MessageInitShape<typeof ServiceSpecSchema> {
   const labels = { count: String(count) };
-  return { url: "http://10.0.0.1:8080", kind: { case: "external", value: {} }, labels };
+  return { url: "http://127.0.0.1:9", kind: { case: "external", value: {} }, labels };
 }
 
 async function copyServices(from: pg.ClientConfig, to: pg.ClientConfig): Promise<void> {

@@ -147,7 +147,7 @@ describe("steward apply", () => {
       "set: demo",
       "services:",
       talker("one", "changed"),
-      "  - {name: new, url: 'http://10.0.0.1:80'}",
+      "  - {name: new, url: 'http://127.0.0.1:9'}",
       `  - {name: web, url: 'http://127.0.0.1:0', command: ['${process.execPath}', '${whoami}']}`,
     );
 
@@ -334,7 +334,7 @@ describe("steward logs", () => {
 describe("steward history and rollback", () => {
   test("show what a service was, and make it so again", async () => {
     const label = (team: string, more = "") => ({
-      input: `services: [{name: past, url: 'http://10.0.0.1:80', labels: {team: ${team}}${more}}]`,
+      input: `services: [{name: past, url: 'http://127.0.0.1:9', labels: {team: ${team}}${more}}]`,
     });
     await run(["apply", "-f", "-"], label("a"));
     await run(["apply", "-f", "-"], label("b", ", admin: true"));
@@ -527,9 +527,9 @@ describe("tokens", () => {
   test("are in no log of the server and in no event", async () => {
     const issued = await steward("token", "issue", "--note", "walk");
     await run(["apply", "-f", "-"], {
-      input: "services: [{name: walk, url: 'http://10.0.0.1:80', api_token: walked-secret-token}]",
+      input: "services: [{name: walk, url: 'http://127.0.0.1:9', api_token: walked-secret-token}]",
     });
-    await run(["apply", "-f", "-"], { input: "services: [{name: walk, url: 'http://10.0.0.1:80', api_token: short}]" });
+    await run(["apply", "-f", "-"], { input: "services: [{name: walk, url: 'http://127.0.0.1:9', api_token: short}]" });
     await run(["whoami"], { env: { STEWARD_TOKEN: "sts_wrong-secret-of-a-client" } });
 
     const told = (

@@ -108,7 +108,7 @@ class SeenServices {
 }
 
 function create(client: StewardClient, serviceId: string) {
-  const spec = { url: "http://10.0.0.1:8080", kind: { case: "external" as const, value: {} } };
+  const spec = { url: "http://127.0.0.1:9", kind: { case: "external" as const, value: {} } };
   return client.registry.create({ serviceId, service: { spec } });
 }
 

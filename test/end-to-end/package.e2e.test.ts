@@ -16,7 +16,7 @@ import { EventType } from "steward/gen/steward/v1/event_pb";
 
 const [address = "", token = ""] = process.argv.slice(2);
 const client = createStewardClient({ address, token: async () => token });
-const spec = { url: "http://10.0.0.1:8080", kind: { case: "external" as const, value: {} } };
+const spec = { url: "http://127.0.0.1:9", kind: { case: "external" as const, value: {} } };
 const { service } = await client.registry.create({ serviceId: "wiki", service: { spec } });
 const created: Service | undefined = service;
 const seen: string[] = [];

@@ -81,7 +81,7 @@ test("certificates are renewed on SIGHUP, under a stream that goes on", async ()
     await eventually(async () => (await shownBy(address)) === "second");
   await watcher.registry.create({
     serviceId: "during",
-    service: { spec: { url: "http://10.0.0.1:80", kind: { case: "external", value: {} } } },
+    service: { spec: { url: "http://127.0.0.1:9", kind: { case: "external", value: {} } } },
   });
   expect((await stream.next()).value?.message.case).toBe("batch");
   stopping.abort();

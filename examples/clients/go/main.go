@@ -45,7 +45,7 @@ func run(ctx context.Context, connection grpc.ClientConnInterface, name string) 
 	request := &stewardv1.CreateRequest{
 		ServiceId: name,
 		Service: &stewardv1.Service{Spec: &stewardv1.ServiceSpec{
-			Url:  "http://10.0.0.1:8080",
+			Url:  "http://127.0.0.1:8080",
 			Kind: &stewardv1.ServiceSpec_External{External: &stewardv1.ExternalSpec{}},
 		}},
 	}

@@ -26,7 +26,7 @@ def main(address: str, name: str) -> None:
     metadata = [("authorization", f"Bearer {os.environ['STEWARD_TOKEN']}")]
     with grpc.insecure_channel(address) as channel:
         registry = service_registry_pb2_grpc.ServiceRegistryStub(channel)
-        spec = service_pb2.ServiceSpec(url="http://10.0.0.1:8080", external=service_pb2.ExternalSpec())
+        spec = service_pb2.ServiceSpec(url="http://127.0.0.1:8080", external=service_pb2.ExternalSpec())
         request = service_registry_pb2.CreateRequest(service_id=name, service=service_pb2.Service(spec=spec))
         created = registry.Create(request, metadata=metadata, timeout=30)
         print("created", created.service.name, flush=True)

@@ -20,7 +20,7 @@ const registry = createClient(ServiceRegistry, transport);
 
 const request = {
   serviceId: name,
-  service: { spec: { url: "http://10.0.0.1:8080", kind: { case: "external" as const, value: {} } } },
+  service: { spec: { url: "http://127.0.0.1:8080", kind: { case: "external" as const, value: {} } } },
 };
 const { service, revision } = await registry.create(request);
 console.log("created", service?.name);
