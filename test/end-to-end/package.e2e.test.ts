@@ -37,6 +37,9 @@ console.log(JSON.stringify({ created: created?.name, seen, code: Code[code], isM
 client.close();
 `;
 
+/** npm and tsc would keep compiled code in the temporary directory. */
+const tidy = { NODE_DISABLE_COMPILE_CACHE: "1" };
+
 const compilerOptions = {
   ...{ target: "es2024", module: "nodenext", types: ["node"], strict: true, noEmit: true },
   ...{ exactOptionalPropertyTypes: true, noUncheckedIndexedAccess: true, verbatimModuleSyntax: true },
@@ -79,7 +82,7 @@ describe("the package that npm pack makes", () => {
     await using steward = await TestSteward.start({ command: [command] });
     const { connect } = steward.addresses;
 
-    await execa(join(root, "node_modules", ".bin", "tsc"), ["-p", project]);
+    await execa(join(root, "node_modules", ".bin", "tsc"), ["-p", project], { env: tidy });
     const { stdout } = await execa(process.execPath, ["program.ts", connect, steward.adminToken], { cwd: project });
 
     const output = { created: "wiki", seen: ["wiki", "wiki"], code: "NotFound", isMissing: true };
@@ -89,7 +92,7 @@ describe("the package that npm pack makes", () => {
 
 /** As `npm install FILE` would, but that dependencies come from the repository: there may be no registry. Returns the paths in the archive. */
 async function install(project: string): Promise<string[]> {
-  await execa("npm", ["pack", "--silent", "--pack-destination", project], { cwd: root });
+  await execa("npm", ["pack", "--silent", "--pack-destination", project], { cwd: root, env: tidy });
   const [archive = ""] = (await readdir(project)).filter((file) => file.endsWith(".tgz"));
   const modules = join(project, "node_modules");
   await mkdir(join(modules, "steward"), { recursive: true });
