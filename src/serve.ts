@@ -4,7 +4,10 @@ import pretty from "pino-pretty";
 import type { Config } from "./config.ts";
 import { startSteward } from "./main.ts";
 
-/** Runs the control plane until SIGTERM or SIGINT; a second signal ends it at once. */
+/** One Ctrl-C may come twice, from the terminal and through npm, and is one wish all the same. */
+const sameWishMs = 1_000;
+
+/** Runs the control plane until SIGTERM or SIGINT; another one a second later or more ends it at once. */
 export async function serveUntilStopped(config: Config, version: string): Promise<void> {
   const stream =
     config.logFormat === "pretty"
@@ -18,13 +21,21 @@ export async function serveUntilStopped(config: Config, version: string): Promis
   // Without certificates the signal means what it always does: the terminal is gone.
   if (config.tls !== undefined) process.on("SIGHUP", () => void steward.reloadCertificates());
   if (!stopping.aborted) await once(stopping, "abort");
-  for (const signal of ["SIGTERM", "SIGINT"] as const) process.once(signal, () => process.exit(1));
+  endAtOnceAfter(performance.now() + sameWishMs);
   log.info(
     config.stopServices
       ? "stopping, with all services"
       : "stopping; services run on and the next start takes them over",
   );
   await steward.stop();
+}
+
+function endAtOnceAfter(timeMs: number): void {
+  for (const signal of ["SIGTERM", "SIGINT"] as const) {
+    process.on(signal, () => {
+      if (performance.now() >= timeMs) process.exit(1);
+    });
+  }
 }
 
 function onSignal(signal: NodeJS.Signals): AbortSignal {
