@@ -5,7 +5,7 @@ import type { Input } from "../domain/step.ts";
 import type { FailPoint } from "./fail-point.ts";
 import { commandPid, type InstanceHandle } from "./instance-handle.ts";
 import type { Leftovers } from "./leftovers.ts";
-import { pause } from "./pause.ts";
+import { aborted, pause } from "./pause.ts";
 import type { CommandSetting } from "./probes/command-setting.ts";
 import { processQuestion } from "./probes/questions.ts";
 import { type News, type WatchPlan, watchInstance } from "./probes/watch-instance.ts";
@@ -173,9 +173,4 @@ export class LiveProcess {
   #inBackground(task: Promise<unknown>): void {
     task.catch(this.#options.onFailure);
   }
-}
-
-function aborted(signal: AbortSignal): Promise<void> {
-  if (signal.aborted) return Promise.resolve();
-  return new Promise((resolve) => signal.addEventListener("abort", () => resolve(), { once: true }));
 }

@@ -15,3 +15,9 @@ export function pause(clock: Clock, ms: number, signal: AbortSignal): Promise<vo
     else signal.addEventListener("abort", onAbort, { once: true });
   });
 }
+
+/** Resolves when the signal aborts. */
+export function aborted(signal: AbortSignal): Promise<void> {
+  if (signal.aborted) return Promise.resolve();
+  return new Promise((resolve) => signal.addEventListener("abort", () => resolve(), { once: true }));
+}

@@ -1,6 +1,7 @@
 import { setTimeout as delay } from "node:timers/promises";
 import type { InstanceHandle } from "./instance-handle.ts";
 import { identityOf, type Leftovers } from "./leftovers.ts";
+import { aborted } from "./pause.ts";
 import { hasBegun, type ProcessExit } from "./run-directory.ts";
 import { signalGroup, signalProcess } from "./spawn.ts";
 
@@ -102,9 +103,4 @@ async function lastWord(instance: InstanceHandle): Promise<ProcessExit> {
 function endOfGrace(graceMs: number, hurry: AbortSignal | undefined): AbortSignal {
   const timeout = AbortSignal.timeout(graceMs);
   return hurry === undefined ? timeout : AbortSignal.any([timeout, hurry]);
-}
-
-function aborted(signal: AbortSignal): Promise<void> {
-  if (signal.aborted) return Promise.resolve();
-  return new Promise((resolve) => signal.addEventListener("abort", () => resolve(), { once: true }));
 }

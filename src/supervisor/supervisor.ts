@@ -10,7 +10,7 @@ import { DependencyGraph } from "./dependency-graph.ts";
 import { ExternalProbes } from "./external-probes.ts";
 import { removeEndedRunDirectories, removeOldOutput } from "./left-directories.ts";
 import { lastLines, type OutputChunk, type OutputRequest, readOutput } from "./output.ts";
-import { pause } from "./pause.ts";
+import { aborted, pause } from "./pause.ts";
 import { Runner } from "./runner.ts";
 import type { RunnerTools } from "./runner-tools.ts";
 import { signalInstance } from "./signal-instance.ts";
@@ -235,11 +235,6 @@ export class Supervisor {
     this.#options.host.forgetPort(uid);
     await this.#options.host.forgetOutput(uid);
   }
-}
-
-function aborted(signal: AbortSignal): Promise<void> {
-  if (signal.aborted) return Promise.resolve();
-  return new Promise((resolve) => signal.addEventListener("abort", () => resolve(), { once: true }));
 }
 
 function notRunning({ name, status }: Service): AppError {
