@@ -6,7 +6,7 @@ import { commandPid } from "../../src/supervisor/instance-handle.ts";
 import { currentBootId, stateOf } from "../../src/supervisor/process-identity.ts";
 import { eventually } from "../support/eventually.ts";
 import { shells } from "./shells.ts";
-import { inheritedDescriptors, Workbench } from "./workbench.ts";
+import { untilOpen, Workbench } from "./workbench.ts";
 
 let bench: Workbench;
 beforeEach(() => {
@@ -124,7 +124,7 @@ test("the command inherits /dev/null and two append-only files, nothing else, an
   const proc = `/proc/${await commandPid(launched)}`;
   await eventually(() => read(`${proc}/cmdline`).startsWith("sleep"));
 
-  expect(readdirSync(`${proc}/fd`).filter((number) => !inheritedDescriptors.includes(number))).toEqual(["0", "1", "2"]);
+  await untilOpen(proc, ["0", "1", "2"]);
   expect(readlinkSync(`${proc}/fd/0`)).toBe("/dev/null");
   expect(readlinkSync(`${proc}/fd/2`)).toBe(`${launched.runDir}.stderr`);
   expect(Number.parseInt(/flags:\s*(\d+)/.exec(read(`${proc}/fdinfo/1`))?.[1] ?? "", 8) & 0o2000).toBe(0o2000);

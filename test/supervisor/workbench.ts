@@ -1,6 +1,7 @@
 import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { basename, join } from "node:path";
+import { expect } from "vitest";
 import type { Limits } from "../../src/domain/limits.ts";
 import type { Account } from "../../src/supervisor/account.ts";
 import type { ControlGroups } from "../../src/supervisor/control-groups.ts";
@@ -9,6 +10,7 @@ import { type Launched, Launcher } from "../../src/supervisor/launcher.ts";
 import { Leftovers } from "../../src/supervisor/leftovers.ts";
 import { ProcessTable } from "../../src/supervisor/process-table.ts";
 import { signalProcess } from "../../src/supervisor/spawn.ts";
+import { eventually } from "../support/eventually.ts";
 
 export interface Work {
   readonly cwd?: string;
@@ -94,6 +96,15 @@ export const fixture = (name: string): string => new URL(`../fixtures/${name}`, 
 export const inheritedDescriptors = readdirSync("/proc/self/fd").filter(
   (number) => Number(number) > 2 && !isCloseOnExec(number),
 );
+
+/** Waits until the process behind `proc` has exactly these descriptors open: after its exec its loader still opens and closes libraries. */
+export async function untilOpen(proc: string, expected: string[]): Promise<void> {
+  await eventually(() => {
+    const open = readdirSync(`${proc}/fd`).filter((number) => !inheritedDescriptors.includes(number));
+    expect(open).toEqual(expected);
+    return true;
+  });
+}
 
 function isCloseOnExec(number: string): boolean {
   try {

@@ -1,11 +1,11 @@
-import { readdirSync, readFileSync, readlinkSync } from "node:fs";
+import { readFileSync, readlinkSync } from "node:fs";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { commandPid } from "../../../src/supervisor/instance-handle.ts";
 import { notifyQuestion } from "../../../src/supervisor/probes/notify.ts";
 import { eventually } from "../../support/eventually.ts";
 import { shells } from "../shells.ts";
-import { inheritedDescriptors, Workbench } from "../workbench.ts";
+import { untilOpen, Workbench } from "../workbench.ts";
 
 let bench: Workbench;
 beforeEach(() => {
@@ -25,12 +25,11 @@ for (const shell of shells()) {
       });
 
       expect(await notifyQuestion(launched.runDir, fd).ask(never, 10_000)).toMatchObject({ kind: "yes" });
-      const proc = `/proc/${await eventually(() => commandPid(launched))}/fd`;
+      const proc = `/proc/${await eventually(() => commandPid(launched))}`;
       // The shell that writes keeps a copy for as long as it does.
-      await eventually(() => readFileSync(join(proc, "../comm"), "utf8") === "sleep\n");
-      const open = readdirSync(proc).filter((number) => !inheritedDescriptors.includes(number));
-      expect(open).toEqual(["0", "1", "2", String(fd)]);
-      expect(readlinkSync(`${proc}/${fd}`)).toBe(join(launched.runDir, "notify"));
+      await eventually(() => readFileSync(`${proc}/comm`, "utf8") === "sleep\n");
+      await untilOpen(proc, ["0", "1", "2", String(fd)]);
+      expect(readlinkSync(`${proc}/fd/${fd}`)).toBe(join(launched.runDir, "notify"));
     });
 
     test("a command that cannot be started says nothing", async () => {
