@@ -1,25 +1,32 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
-import { constants, mkdirSync, openSync } from "node:fs";
+import { chmodSync, constants, mkdirSync, openSync } from "node:fs";
 import { Socket } from "node:net";
 import { join } from "node:path";
 import { createInterface, type Interface } from "node:readline";
 import { execa } from "execa";
+import type { Account } from "../src/supervisor/account.ts";
 import { gateScript, shimArguments } from "../src/supervisor/shim.ts";
 
-/** The same chain of shim and command, with nobody who records anything. */
+/** The same chain of shim, switch of users and command, with nobody who records anything. */
 export class ByHand implements AsyncDisposable {
   readonly #directory: string;
   readonly #births: Births;
   readonly #name: string;
+  readonly #account: Account | undefined;
   #shim: ChildProcess | undefined;
   #pid = 0;
   #starts = 0;
 
-  constructor(directory: string, births: Births, name = "by-hand") {
+  constructor(
+    directory: string,
+    births: Births,
+    { name = "by-hand", account }: { name?: string; account?: Account | undefined } = {},
+  ) {
     this.#directory = directory;
     this.#births = births;
     this.#name = name;
+    this.#account = account;
   }
 
   async start(): Promise<void> {
@@ -27,7 +34,7 @@ export class ByHand implements AsyncDisposable {
     const runDir = join(this.#directory, `${this.#name}.${this.#starts}`);
     mkdirSync(runDir);
     const paths = { runDir, stdoutPath: join(this.#directory, "out"), stderrPath: join(this.#directory, "err") };
-    const request = { ...paths, account: undefined, limits: {}, notifyFd: undefined };
+    const request = { ...paths, account: this.#account, limits: {}, notifyFd: undefined };
     const shim = spawn("/bin/sh", shimArguments(request, "/bin/sh"), {
       detached: true,
       stdio: ["pipe", "ignore", "ignore"],
@@ -80,6 +87,7 @@ export class Births {
 
   static async open(path: string): Promise<Births> {
     await execa("mkfifo", [path]);
+    chmodSync(path, 0o666);
     return new Births(path);
   }
 

@@ -41,7 +41,7 @@ interface Times {
 }
 
 async function byHand(directory: string, births: Births): Promise<Times> {
-  const all = names("h").map((name) => new ByHand(directory, births, name));
+  const all = names("h").map((name) => new ByHand(directory, births, { name }));
   try {
     const startMs = await timed(() => Promise.all(all.map((each) => each.start())));
     const restart = async (each: ByHand) => {

@@ -19,10 +19,17 @@ export interface FactChange {
   readonly route?: Route | { readonly removed: true };
   readonly events: readonly { readonly body: EventBody; readonly message: string }[];
   /**
-   * Only if this still is so: the wish, for the durable intent before a start; the version, for a status that follows from the spec. Rejected with `aborted`
-   * otherwise, and nothing is written.
+   * Only if all of this still is so: the wish, for the durable intent before a start; the version, for a status that follows from the spec. Rejected with
+   * `aborted` otherwise, and nothing is written.
    */
-  readonly guard?: { readonly generation: number; readonly wish: Wish } | { readonly version: number };
+  readonly guard?: Guard;
+}
+
+/** What a service must still be. */
+export interface Guard {
+  readonly generation?: number;
+  readonly wish?: Wish;
+  readonly version?: number;
 }
 
 /** What the recorder needs of the store. */
@@ -138,8 +145,9 @@ async function applyAll(tx: Transaction, batch: readonly Pending[]): Promise<Set
 
 function isStillSo(service: Service | undefined, guard: FactChange["guard"]): boolean {
   if (guard === undefined) return true;
-  if ("version" in guard) return service?.version === guard.version;
-  return service?.generation === guard.generation && service.wish === guard.wish;
+  if (service === undefined) return false;
+  const { generation = service.generation, wish = service.wish, version = service.version } = guard;
+  return service.generation === generation && service.wish === wish && service.version === version;
 }
 
 /** Starts the statements of one fact and notes its events. */

@@ -20,7 +20,7 @@ export interface CommandQuery {
  * with a slash from its directory, and with the rights of its user. Throws invalid_argument that names the field: a
  * directory that cannot be entered, a command that does not exist or may not be executed.
  *
- * A launch needs no such look, its exit tells the same; this is for an answer before one. For another user it costs a
+ * A launch takes no such look, its exit tells the same; this is for an answer before one. For another user it costs a
  * process.
  */
 export async function resolveCommand(query: CommandQuery): Promise<string> {

@@ -4,7 +4,6 @@ import { type ManagedService, publicPrefix } from "../domain/service.ts";
 import { picksPort, withPort } from "../domain/service-url.ts";
 import { notifyDescriptor } from "../domain/spec-update.ts";
 import type { Account, Accounts } from "./account.ts";
-import { resolveCommand } from "./command.ts";
 import { buildEnvironment, type Platform } from "./environment.ts";
 import type { InstanceReference } from "./instance-handle.ts";
 import type { LaunchRequest } from "./launcher.ts";
@@ -132,14 +131,12 @@ export class Host {
     const held = await limitRules.apply(kind.limits, accounts.uidOf(account), "service.spec.managed.limits");
     const environment = await this.#environment(service, instanceId, url, apiToken, account);
     const other = account !== undefined && accounts.isOther(account) ? account : undefined;
-    const [command, ...args] = kind.command;
-    const program = await resolveCommand({ command, cwd: kind.cwd, path: environment.get("PATH"), account: other });
     const paths = await this.keepOutput(service.uid);
     return {
       instanceId,
       runDir: this.runDir(instanceId),
       ...paths,
-      argv: [program, ...args],
+      argv: kind.command,
       cwd: kind.cwd,
       environment,
       account: other,

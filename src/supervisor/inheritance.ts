@@ -2,10 +2,10 @@ import { stat } from "node:fs/promises";
 import { setTimeout as delay } from "node:timers/promises";
 import type { Instance } from "../domain/status.ts";
 import { adopt } from "./adoption.ts";
-import type { InstanceHandle } from "./instance-handle.ts";
+import type { InstanceHandle, InstanceReference } from "./instance-handle.ts";
 import { type Leftovers, lost } from "./leftovers.ts";
 import { currentBootId } from "./process-identity.ts";
-import { hasBegun, type ProcessExit, spawnFailed } from "./run-directory.ts";
+import { hasBegun, type ProcessExit, readIdentity, spawnFailed } from "./run-directory.ts";
 
 /** What became of an instance that another server started. */
 export type Inheritance =
@@ -26,19 +26,20 @@ export async function inherit(
   runDir: string,
   { leftovers, now }: InheritanceTools,
 ): Promise<Inheritance> {
+  const identity = live.process ?? readIdentity(runDir);
   // Without a recorded identity the gate was never opened.
-  if (live.process === undefined) return { kind: "never_ran", exit: neverLetGo(now()) };
-  const reference = { instanceId: live.id, runDir, identity: live.process };
+  if (identity === undefined) return { kind: "never_ran", exit: neverLetGo(now()) };
+  const reference = { instanceId: live.id, runDir, identity };
   const adoption = await adopt(reference, leftovers);
   if (adoption.alive) {
     const { handle } = adoption;
     if (live.state !== "created" || (await passesTheGate(handle))) return { kind: "alive", handle };
   }
   const exit = adoption.alive ? await adoption.handle.exited : adoption.exit;
-  if (live.state === "created" && exit.reason === "spawn_failed" && !(await hasBegun(runDir))) {
+  if (live.state === "created" && exit.reason === "spawn_failed" && !hasBegun(runDir)) {
     return { kind: "never_ran", exit: neverLetGo(exit.time) };
   }
-  const known = await asFarAsKnown(live, runDir, exit);
+  const known = await asFarAsKnown(live.state, reference, exit);
   return { kind: "gone", handle: { ...reference, exited: Promise.resolve(known) } };
 }
 
@@ -52,18 +53,22 @@ async function passesTheGate(handle: InstanceHandle): Promise<boolean> {
   });
   for (const deadline = performance.now() + gateWaitMs; performance.now() < deadline; await delay(5)) {
     if (ended) return false;
-    if (await hasBegun(handle.runDir)) return true;
+    if (hasBegun(handle.runDir)) return true;
   }
   return true;
 }
 
 /** No code is invented: where nothing was recorded, why not is all there is to say. */
-async function asFarAsKnown(live: Instance, runDir: string, exit: ProcessExit): Promise<ProcessExit> {
-  if (exit.reason === "lost" && live.process?.bootId !== currentBootId()) {
+async function asFarAsKnown(
+  state: Instance["state"],
+  { runDir, identity }: InstanceReference,
+  exit: ProcessExit,
+): Promise<ProcessExit> {
+  if (exit.reason === "lost" && identity.bootId !== currentBootId()) {
     return lost("the machine was started anew, and it had not ended before");
   }
   // Without its directory it looks as if it had never begun.
-  if (exit.reason === "spawn_failed" && live.state !== "created" && !(await isThere(runDir))) {
+  if (exit.reason === "spawn_failed" && state !== "created" && !(await isThere(runDir))) {
     return lost("its run directory is gone, so nobody knows how it ended");
   }
   return exit;

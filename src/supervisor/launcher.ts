@@ -67,35 +67,34 @@ export class Launcher {
   }
 
   /**
-   * Prepares an instance. The caller records its identity durably, then releases it. Throws invalid_argument for a request
+   * Prepares an instance. The caller records who it is, then releases it. Throws invalid_argument for a request
    * that no process can be given, and whatever the system says when it refuses a directory or a process.
    */
   async launch(request: LaunchRequest): Promise<Launched> {
     if (request.environment.get(instanceMarker) !== request.instanceId) throw new Error("the marker is not set");
     const script = gateScript({ ...request, fallbackCwd: this.#cwd });
     await createRunDirectory(request.runDir);
-    const place = await this.#place(request);
+    const place = this.#place(request);
     const spawned = spawnDetached(this.#shell, shimArguments({ ...request, limits: place.limits }, this.#shell));
     const identity = identify(spawned.pid);
     if (identity === undefined) throw new Error(`process ${spawned.pid} vanished unreaped`);
     const { instanceId, runDir } = request;
-    return this.#atTheGate({ instanceId, runDir, identity }, spawned, script, place);
+    const exited = this.#exitOf({ instanceId, runDir, identity }, spawned, request);
+    return this.#atTheGate({ instanceId, runDir, identity, exited }, spawned, script, place);
   }
 
   /** Makes the control group, and leaves to the kernel's limits for processes what the group does not count. */
-  async #place({ instanceId, runDir, limits }: LaunchRequest): Promise<Place> {
+  #place({ instanceId, runDir, limits }: LaunchRequest): Place {
     if (this.#groups === undefined) return { group: undefined, isLimited: false, limits };
     const group = this.#groups.create(instanceId, limits);
-    await recordGroup(runDir, group);
+    recordGroup(runDir, group);
     const isLimited = this.#groups.limits(limits);
     return { group, isLimited, limits: this.#groups.has("pids") ? { ...limits, processes: undefined } : limits };
   }
 
-  #atTheGate(instance: InstanceReference, spawned: Spawned, script: Buffer, place: Place): Launched {
+  #atTheGate(instance: InstanceHandle, spawned: Spawned, script: Buffer, place: Place): Launched {
     let refusal: string | undefined;
-    const exited = this.#exitOf(instance, spawned).then((exit) =>
-      refusal === undefined ? exit : spawnFailed(refusal, exit.time),
-    );
+    const exited = instance.exited.then((exit) => (refusal === undefined ? exit : spawnFailed(refusal, exit.time)));
     let released = false;
     return {
       ...instance,
@@ -117,10 +116,14 @@ export class Launcher {
     };
   }
 
-  async #exitOf(instance: InstanceReference, { ended, input }: Spawned): Promise<ProcessExit> {
+  async #exitOf(
+    instance: InstanceReference,
+    { ended, input }: Spawned,
+    { argv, cwd }: LaunchRequest,
+  ): Promise<ProcessExit> {
     await ended;
     input.destroy(); // with its shim killed, the second stage may still stand at the gate
-    return this.#leftovers.collectExit(instance);
+    return this.#leftovers.collectExit(instance, { argv, cwd });
   }
 }
 

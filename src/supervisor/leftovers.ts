@@ -3,7 +3,14 @@ import { isPopulated, killGroup, membersOfGroup, ranOutOfMemory, removeGroup } f
 import type { InstanceReference } from "./instance-handle.ts";
 import { currentBootId, isDead, readStat } from "./process-identity.ts";
 import type { Processes, ProcessTable, TableEntry } from "./process-table.ts";
-import { groupOf, hasExitRecord, type ProcessExit, readExit, removeRunDirectory } from "./run-directory.ts";
+import {
+  type Attempt,
+  groupOf,
+  hasExitRecord,
+  type ProcessExit,
+  readExit,
+  removeRunDirectory,
+} from "./run-directory.ts";
 import { signalGroup, signalProcess } from "./spawn.ts";
 
 /** Everything of an instance but its shim. */
@@ -53,10 +60,10 @@ export class Leftovers {
    * How an instance ended whose shim is gone. Without a record the shim itself was killed: what it held is killed too, and
    * the exit is `lost` unless nothing of the service had begun. Never rejects.
    */
-  async collectExit(instance: InstanceReference): Promise<ProcessExit> {
+  async collectExit(instance: InstanceReference, attempt?: Attempt): Promise<ProcessExit> {
     try {
-      if (!(await hasExitRecord(instance.runDir))) await this.kill(instance);
-      const exit = await readExit(instance.runDir);
+      if (!hasExitRecord(instance.runDir)) await this.kill(instance);
+      const exit = readExit(instance.runDir, attempt);
       return exit === undefined
         ? lost("its shim was killed, so nobody knows how the command ended")
         : withReason(exit, groupOf(instance.runDir));

@@ -21,3 +21,18 @@ export function aborted(signal: AbortSignal): Promise<void> {
   if (signal.aborted) return Promise.resolve();
   return new Promise((resolve) => signal.addEventListener("abort", () => resolve(), { once: true }));
 }
+
+/** Whether the promise is kept within `ms`; a failure is none of its business. */
+export async function settlesWithin(promise: Promise<unknown>, ms: number): Promise<boolean> {
+  const timer = Promise.withResolvers<false>();
+  const timeout = setTimeout(() => timer.resolve(false), ms);
+  const kept = promise.then(
+    () => true,
+    () => false,
+  );
+  try {
+    return await Promise.race([kept, timer.promise]);
+  } finally {
+    clearTimeout(timeout);
+  }
+}

@@ -21,6 +21,14 @@ export class RestartBudget {
     this.#filledAtMs = clock.monotonicMs();
   }
 
+  /** Whether a start may happen now; then it counts. Whoever waits goes first. */
+  takeAtOnce(): boolean {
+    this.#fill();
+    if (this.#queue.length > 0 || this.#tokens < 1) return false;
+    this.#tokens -= 1;
+    return true;
+  }
+
   /** Resolves when a start may happen. `failures` is asked for at each turn: a service may be forgiven while it waits. */
   take(failures: () => number): Promise<void> {
     return new Promise((resolve) => {

@@ -1,13 +1,13 @@
-import { readFileSync } from "node:fs";
-import { type FileHandle, mkdir, open, rm, writeFile } from "node:fs/promises";
+import { readFileSync, statSync, writeFileSync } from "node:fs";
+import { mkdir, rm } from "node:fs/promises";
 import { constants } from "node:os";
 import { join } from "node:path";
-import type { InstanceExit } from "../domain/status.ts";
+import type { InstanceExit, ProcessIdentity } from "../domain/status.ts";
 
 /** How an instance ended; whether that was asked for, its runner knows. */
 export type ProcessExit = Omit<InstanceExit, "requested">;
 
-/** What an instance keeps in its run directory. All but the FIFO begin as blanks and are written over. Only Steward's user may look into it, so a service of another user forges nothing. */
+/** What an instance keeps in its run directory. What its shim writes begins as blanks and is written over. Only Steward's user may look into it, so a service of another user forges nothing. */
 export const runFiles = {
   /** A FIFO that the shim holds open for as long as it lives. */
   alive: "alive",
@@ -15,6 +15,8 @@ export const runFiles = {
   exit: "exit",
   /** How far the second stage came. */
   stage: "stage",
+  /** Who its shim is, written while that waits at the gate. */
+  identity: "identity",
   /** The directory of its control group; not there: it has none. */
   group: "group",
   /** What the shim's own shell had to say. */
@@ -27,17 +29,37 @@ export async function createRunDirectory(runDir: string): Promise<void> {
   await mkdir(runDir, { recursive: true, mode: 0o700 });
 }
 
+/** Notes who the shim is, before its command is let go: from then on another server finds it. One write, whole or not at all. */
+export function recordIdentity(runDir: string, { bootId, pid, startTime }: ProcessIdentity): void {
+  writeFileSync(join(runDir, runFiles.identity), `${bootId} ${pid} ${startTime}\n`, { mode: 0o600 });
+}
+
+/** Who the shim of an instance is; undefined: it was never recorded, so its command was never let go. */
+export function readIdentity(runDir: string): ProcessIdentity | undefined {
+  const [, bootId, pid, startTime] = /^(\S+) (\d+) (\d+)\n$/.exec(contentOf(join(runDir, runFiles.identity))) ?? [];
+  if (bootId === undefined || startTime === undefined) return undefined;
+  return { bootId, pid: Number(pid), startTime };
+}
+
 /** Notes which control group the instance is given, for the next server too: it may have its groups elsewhere, or none. */
-export async function recordGroup(runDir: string, group: string): Promise<void> {
-  await writeFile(join(runDir, runFiles.group), group);
+export function recordGroup(runDir: string, group: string): void {
+  writeFileSync(join(runDir, runFiles.group), group);
 }
 
 /** The control group of an instance; undefined: it has none. */
 export function groupOf(runDir: string): string | undefined {
+  return contentOf(join(runDir, runFiles.group)) || undefined;
+}
+
+/**
+ * Empty where there is none. The files are a line each on a local disk: reading one in place takes less than handing it to another thread, and an
+ * exit is known earlier.
+ */
+function contentOf(path: string): string {
   try {
-    return readFileSync(join(runDir, runFiles.group), "utf8") || undefined;
+    return readFileSync(path, "utf8");
   } catch (error) {
-    if (error instanceof Error && "code" in error && error.code === "ENOENT") return undefined;
+    if (error instanceof Error && "code" in error && error.code === "ENOENT") return "";
     throw error;
   }
 }
@@ -48,29 +70,35 @@ export async function removeRunDirectory(runDir: string): Promise<void> {
 }
 
 /** Whether the shim wrote down an exit. */
-export async function hasExitRecord(runDir: string): Promise<boolean> {
-  return (await readRecord(runDir)) !== undefined;
+export function hasExitRecord(runDir: string): boolean {
+  return readRecord(runDir) !== undefined;
 }
 
 /** Whether the command's own turn has come: past this point something of the service ran. */
-export async function hasBegun(runDir: string): Promise<boolean> {
-  return (await readStage(runDir)).begun;
+export function hasBegun(runDir: string): boolean {
+  return readStage(runDir).begun;
 }
 
 /**
  * The recorded exit of an instance whose shim has ended. Undefined: there is no record although the command was begun,
- * so nobody knows.
+ * so nobody knows. A failed start is told with what was tried.
  */
-export async function readExit(runDir: string, now: () => Date = () => new Date()): Promise<ProcessExit | undefined> {
-  const [record, stage] = await Promise.all([readRecord(runDir), readStage(runDir)]);
+export function readExit(runDir: string, attempt?: Attempt): ProcessExit | undefined {
+  const record = readRecord(runDir);
   if (record?.kind === "signal") {
     return { reason: "signaled", code: undefined, signal: signalName(record.number), message: "", time: record.time };
   }
-  const failure = spawnFailure(stage, record?.number);
-  const time = record?.time ?? now();
-  if (failure !== undefined) return spawnFailed(await withNotes(failure, record, runDir), time);
+  const failure = spawnFailure(readStage(runDir), record?.number, attempt);
+  const time = record?.time ?? new Date();
+  if (failure !== undefined) return spawnFailed(withNotes(failure, record, runDir), time);
   if (record === undefined) return undefined;
   return { reason: "exited", code: record.number, signal: undefined, message: "", time };
+}
+
+/** What was tried, for whoever asks why it failed; whoever only adopted an instance does not know it. */
+export interface Attempt {
+  readonly argv: readonly string[];
+  readonly cwd: string | undefined;
 }
 
 export function spawnFailed(message: string, time: Date): ProcessExit {
@@ -83,16 +111,11 @@ interface ExitRecord {
   readonly time: Date;
 }
 
-async function readRecord(runDir: string): Promise<ExitRecord | undefined> {
-  const file = await openIfThere(join(runDir, runFiles.exit));
-  if (file === undefined) return undefined;
-  try {
-    const [, kind, number] = /^(code|signal) (\d+)\n/.exec(await file.readFile("utf8")) ?? [];
-    if (kind === undefined) return undefined;
-    return { kind, number: Number(number), time: (await file.stat()).mtime };
-  } finally {
-    await file.close();
-  }
+function readRecord(runDir: string): ExitRecord | undefined {
+  const path = join(runDir, runFiles.exit);
+  const [, kind, number] = /^(code|signal) (\d+)\n/.exec(contentOf(path)) ?? [];
+  if (kind === undefined) return undefined;
+  return { kind, number: Number(number), time: statSync(path).mtime };
 }
 
 interface Stage {
@@ -101,20 +124,31 @@ interface Stage {
   readonly status: number;
 }
 
-async function readStage(runDir: string): Promise<Stage> {
-  const [first, second] = (await readIfThere(join(runDir, runFiles.stage))).split("\n");
+function readStage(runDir: string): Stage {
+  const [first, second] = contentOf(join(runDir, runFiles.stage)).split("\n");
   const [failedAt, status] = (second ?? "").split(" ");
   return { begun: first === "go", failedAt: failedAt === "" ? undefined : failedAt, status: Number(status) };
 }
 
-function spawnFailure({ begun, failedAt, status: stageStatus }: Stage, status: number | undefined): string | undefined {
+function spawnFailure(
+  { begun, failedAt, status: stageStatus }: Stage,
+  status: number | undefined,
+  attempt: Attempt | undefined,
+): string | undefined {
   if (!begun) return neverBegun(status);
-  if (failedAt === "cwd") return "the user may not enter the working directory, or it does not exist";
+  if (failedAt === "cwd") {
+    return `the user may not enter the working directory${quoted(attempt?.cwd)}, or it does not exist`;
+  }
   if (failedAt === "environment") return "the system's shell cannot set one of the environment's variables";
   if (failedAt !== "exec") return undefined;
+  const command = `the command${quoted(attempt?.argv[0])}`;
   return stageStatus === 126
-    ? "the command may not be executed"
-    : "the command, or the interpreter it names, does not exist";
+    ? `${command} may not be executed`
+    : `${command}, or the interpreter it names, does not exist`;
+}
+
+function quoted(name: string | undefined): string {
+  return name === undefined ? "" : ` ${JSON.stringify(name)}`;
 }
 
 /** An empty or cut script ends the second stage with 0 or 2; any other status is that of the switch of users. */
@@ -125,30 +159,10 @@ function neverBegun(status: number | undefined): string {
     : `its limits could not be set, or the switch to its user failed, with status ${status}`;
 }
 
-async function withNotes(failure: string, record: ExitRecord | undefined, runDir: string): Promise<string> {
+function withNotes(failure: string, record: ExitRecord | undefined, runDir: string): string {
   if (record !== undefined) return failure;
-  const notes = (await readIfThere(join(runDir, runFiles.notes))).trim();
+  const notes = contentOf(join(runDir, runFiles.notes)).trim();
   return notes === "" ? failure : `${failure}: ${notes}`;
-}
-
-async function readIfThere(path: string): Promise<string> {
-  const file = await openIfThere(path);
-  if (file === undefined) return "";
-  try {
-    return await file.readFile("utf8");
-  } finally {
-    await file.close();
-  }
-}
-
-/** Undefined: not written yet, or never. */
-async function openIfThere(path: string): Promise<FileHandle | undefined> {
-  try {
-    return await open(path, "r");
-  } catch (error) {
-    if (error instanceof Error && "code" in error && error.code === "ENOENT") return undefined;
-    throw error;
-  }
 }
 
 // Some numbers have two names; the first is the usual one.

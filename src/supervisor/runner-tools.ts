@@ -17,8 +17,8 @@ export interface Fact {
   readonly instances?: readonly Instance[];
   readonly instanceToken?: InstanceToken;
   readonly events: readonly { readonly body: EventBody; readonly message: string }[];
-  /** Only if this still is so. */
-  readonly guard?: { readonly generation: number; readonly wish: "running" } | { readonly version: number };
+  /** Only if all of this still is so. */
+  readonly guard?: { readonly generation?: number; readonly wish?: "running"; readonly version?: number };
 }
 
 export type InstanceToken = Token & { readonly digest: Buffer; readonly instanceId: string };

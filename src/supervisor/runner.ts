@@ -11,13 +11,15 @@ import { rowsAfter } from "./instance-rows.ts";
 import type { Launched, LaunchRequest } from "./launcher.ts";
 import { lost } from "./leftovers.ts";
 import { LiveProcess } from "./live-process.ts";
-import { pause } from "./pause.ts";
+import { pause, settlesWithin } from "./pause.ts";
 import type { CommandSetting } from "./probes/command-setting.ts";
-import { spawnFailed } from "./run-directory.ts";
+import { recordIdentity, spawnFailed } from "./run-directory.ts";
 import type { Fact, InstanceToken, RunnerTools } from "./runner-tools.ts";
 
 const tryAgainMs = 1_000;
 const routeOutMs = 5_000;
+/** How long what happened may wait to be written together with the start that follows. */
+const soonMs = 20;
 
 /**
  * Makes the process of one managed service match its wish. It feeds the state machine with what happens and carries out what it asks for, one
@@ -35,9 +37,11 @@ export class Runner {
   #inputs: Input[] = [];
   #working: Promise<void> | undefined;
   #cancelWake: (() => void) | undefined;
+  /** Whether it may start a process: asked of the node's budget, which may let it wait. */
   #turn: "none" | "asked" | "given" = "none";
   #routeOut = Promise.withResolvers<void>();
   #routeSwitched: { readonly url: string | undefined; readonly resolve: () => void } | undefined;
+  #news: (() => void) | undefined;
   #shuttingDown: PromiseWithResolvers<void> | undefined;
   #atRest: PromiseWithResolvers<void> | undefined;
 
@@ -79,6 +83,7 @@ export class Runner {
     if (service.route === undefined) this.#routeOut.resolve();
     if (leadsTo(service, this.#routeSwitched?.url)) this.#routeSwitched?.resolve();
     if (before.version !== service.version) this.#watchAnew();
+    this.#news?.();
     this.post({ kind: "look" });
   }
 
@@ -108,6 +113,11 @@ export class Runner {
     await this.#working;
   }
 
+  /** The service is gone, and with it what its instances have left. */
+  async forget(): Promise<void> {
+    for (const instanceId of this.#instances.keys()) await this.#forget(instanceId);
+  }
+
   post(input: Input): void {
     if (this.#stopping.signal.aborted) return;
     this.#inputs.push(input);
@@ -118,35 +128,47 @@ export class Runner {
     await Promise.resolve();
     for (let input = this.#inputs[0]; input !== undefined; input = this.#inputs[0]) {
       // What happened is not forgotten because it could not be written: the same again, a little later.
-      if (await this.#attempt(() => this.#take(input))) this.#inputs.shift();
+      if (await this.#attempt(input)) this.#inputs.shift();
       if (this.#stopping.signal.aborted) break;
     }
     this.#working = undefined;
   }
 
-  async #attempt(run: () => Promise<void>): Promise<boolean> {
+  async #attempt(input: Input): Promise<boolean> {
     const { signal } = this.#stopping;
+    const service = this.#service;
     try {
-      await run();
+      await this.#take(input);
       return true;
     } catch (error) {
       if (signal.aborted) return false;
+      if (isOutdated(error)) return this.#untilNewer(service);
       this.#tools.onFailure(error, this.#service.name);
       await pause(this.#tools.clock, tryAgainMs, signal).catch(() => undefined);
       return false;
     }
   }
 
+  /** The service has changed and the log has not told of it yet: what happened is judged by what is wanted now. */
+  async #untilNewer(than: ManagedService): Promise<false> {
+    if (this.#service !== than) return false;
+    const news = new Promise<void>((resolve) => {
+      this.#news = resolve;
+    });
+    const late = pause(this.#tools.clock, tryAgainMs, this.#stopping.signal).catch(() => undefined);
+    await Promise.race([news, late]);
+    return false;
+  }
+
   async #take(input: Input): Promise<void> {
     const wasRouted = this.#service.route !== undefined;
-    const next = this.#step(input);
-    // A change that no event tells is written with the next one that does.
-    if (next.events.length > 0)
-      await this.#record(next, rowsAfter(input, next.status, this.#instances, this.#tools.clock.now()));
-    else this.#status = next.status;
-    this.#reached(input, next);
-    for (const effect of next.effects) this.#carryOut(effect, wasRouted);
-    if (this.#turn === "given" && next.effects.some(({ kind }) => kind === "launch")) await this.#tryToLaunch();
+    const change = this.#changeBy(input);
+    const start = this.#asksForStart(change) ? this.#beginStart(change) : undefined;
+    // What leads to a start that happens at once is written together with its intent.
+    const goesAlong = change.effects.length === 1 && start !== undefined && (await settlesWithin(start.plan, soonMs));
+    if (!goesAlong) await this.#record(change).catch((error: unknown) => this.#giveUp(start, error));
+    for (const effect of change.effects) this.#carryOut(effect, wasRouted);
+    if (start !== undefined) await this.#tryToLaunch(start, goesAlong ? change : undefined);
     if (!liveStates.has(this.#status.state) || this.#status.state === "stop_failed") {
       this.#shuttingDown?.resolve();
       this.#atRest?.resolve();
@@ -154,17 +176,17 @@ export class Runner {
     }
   }
 
-  #reached({ kind }: Input, { effects }: Step): void {
-    const { reach } = this.#tools;
-    if (kind === "launched") reach("start_recorded");
-    if (kind === "exited") reach("exit_recorded");
-    if (effects.some((effect) => effect.kind === "retire")) reach("promoted");
-    if (effects.some((effect) => effect.kind === "stop")) reach("stop_recorded");
+  #changeBy(input: Input): Change {
+    const next = this.#step(this.#status, input);
+    const instances = rowsAfter(input, next.status, this.#instances, this.#tools.clock.now());
+    // What follows an end is up to the spec.
+    const guard = input.kind === "exited" ? { version: this.#service.version } : {};
+    return { ...next, instances, guard, cause: input };
   }
 
-  #step(input: Input): Step {
+  #step(status: ServiceStatus, input: Input): Step {
     const { clock, random } = this.#tools;
-    return step(this.#status, input, this.#want(), { now: clock.now(), random: random() });
+    return step(status, input, this.#want(), { now: clock.now(), random: random() });
   }
 
   #want(): Want {
@@ -174,13 +196,25 @@ export class Runner {
     return { wish: ends ? "stopped" : wish, generation, resets, spec: spec.kind, waitingFor };
   }
 
-  async #record({ status, events }: Step, instances: readonly Instance[], intent: Intent = {}): Promise<void> {
-    await this.#write({ status, events, ...(instances.length === 0 ? {} : { instances }), ...intent });
+  async #record({ cause, effects, ...fact }: Change): Promise<void> {
+    const { status, events, instances } = fact;
+    if (events.length > 0) await this.#write(fact);
     this.#status = status;
+    // A change that no event tells is written with the next one that does.
+    if (events.length === 0) return;
     for (const instance of instances) {
-      if (instance.state === "ended") this.#forget(instance.id);
-      else this.#instances.set(instance.id, instance);
+      if (instance.state !== "ended") this.#instances.set(instance.id, instance);
+      else this.#forget(instance.id).catch((error: unknown) => this.#tools.onFailure(error, this.#service.name));
     }
+    this.#reached(cause, effects);
+  }
+
+  #reached(cause: Input, effects: readonly Effect[]): void {
+    const { reach } = this.#tools;
+    if (cause.kind === "launched") reach("start_recorded");
+    if (cause.kind === "exited") reach("exit_recorded");
+    if (effects.some((effect) => effect.kind === "retire")) reach("promoted");
+    if (effects.some((effect) => effect.kind === "stop")) reach("stop_recorded");
   }
 
   /** Durable, or we let go: then the next server finds out by itself. */
@@ -190,18 +224,18 @@ export class Runner {
   }
 
   /** Its end is durable, so its own record of it is needed no more. */
-  #forget(instanceId: string): void {
-    const { host, leftovers, onFailure } = this.#tools;
+  async #forget(instanceId: string): Promise<void> {
+    const { host, leftovers } = this.#tools;
     this.#instances.delete(instanceId);
     this.#processes.delete(instanceId);
     host.releasePort(instanceId);
-    leftovers.forget(host.runDir(instanceId)).catch((error: unknown) => onFailure(error, this.#service.name));
+    await leftovers.forget(host.runDir(instanceId));
   }
 
   #carryOut(effect: Effect, wasRouted: boolean): void {
     switch (effect.kind) {
       case "launch":
-        return this.#askForTurn();
+        return this.#waitForTurn();
       case "stop":
         return this.#beginStop(effect.instanceId, effect.routeFirst && wasRouted);
       case "retire":
@@ -218,8 +252,18 @@ export class Runner {
     this.#cancelWake = clock.after(delayMs, () => this.post({ kind: "due" }));
   }
 
-  /** A start waits its turn without holding up anything: a stop that comes meanwhile wins. */
-  #askForTurn(): void {
+  #asksForStart({ effects }: Change): boolean {
+    return effects.some(({ kind }) => kind === "launch") && this.#hasTurn();
+  }
+
+  #hasTurn(): boolean {
+    if (this.#shuttingDown !== undefined) return false;
+    if (this.#turn === "none" && this.#tools.budget.takeAtOnce()) this.#turn = "given";
+    return this.#turn === "given";
+  }
+
+  /** A start waits for its turn without holding up anything: a stop that comes meanwhile wins. */
+  #waitForTurn(): void {
     if (this.#turn !== "none" || this.#shuttingDown !== undefined) return;
     this.#turn = "asked";
     void this.#tools.budget
@@ -268,42 +312,92 @@ export class Runner {
     return { drainMs, graceMs: stopGraceMs, signal: stopSignal };
   }
 
-  async #tryToLaunch(): Promise<void> {
-    if (this.#shuttingDown !== undefined) return;
+  #beginStart({ instances }: Change): Start {
+    const service = this.#service;
+    for (const { id, state } of instances) if (state === "ended") this.#tools.host.releasePort(id);
+    const plan = this.#plan(service);
+    plan.catch(() => undefined); // whoever waits for it hears of it
+    return { service, plan };
+  }
+
+  #giveUp(start: Start | undefined, error: unknown): never {
+    start?.plan.then(({ instanceId }) => this.#tools.host.releasePort(instanceId)).catch(() => undefined);
+    throw error;
+  }
+
+  /** `before` is what led to the start and is not recorded yet. */
+  async #tryToLaunch(start: Start, before: Change | undefined): Promise<void> {
     try {
-      await this.#launch();
+      await this.#launch(start, before);
     } catch (error) {
       if (this.#stopping.signal.aborted) return;
+      if (before !== undefined || isOutdated(error)) throw error;
       const { onFailure, clock } = this.#tools;
       onFailure(error, this.#service.name);
       this.#wakeAt(new Date(clock.now().getTime() + tryAgainMs));
     }
   }
 
-  async #launch(): Promise<void> {
-    const service = this.#service;
-    const plan = await this.#plan(service);
+  async #launch({ service, plan: planning }: Start, before: Change = this.#unchanged()): Promise<void> {
+    const plan = await planning;
+    const { instanceId, url, unenforced, token } = plan;
+    const { host, reach } = this.#tools;
     // The wish has changed meanwhile; the turn is kept for the new one.
     if (this.#service.generation !== service.generation || this.#service.wish !== service.wish) {
-      return this.#tools.host.releasePort(plan.instanceId);
+      host.releasePort(instanceId);
+      return this.#record(before);
+    }
+    const intent = this.#step(before.status, { kind: "launching", instanceId, url, unenforced });
+    const role = intent.status.replacement?.instanceId === instanceId ? "replacement" : "current";
+    const instance = this.#newInstance(service, instanceId, role);
+    const change: Change = {
+      ...intent,
+      events: [...before.events, ...intent.events],
+      instances: [...before.instances, instance],
+      cause: before.cause,
+      guard: { ...before.guard, generation: service.generation, wish: "running" },
+      ...(token === undefined ? {} : { instanceToken: token }),
+    };
+    const gate = this.#toTheGate(plan.request);
+    try {
+      await this.#record(change);
+    } catch (error) {
+      await this.#abandon(instanceId, gate);
+      throw error;
     }
     this.#turn = "none";
     this.#cancelWake?.();
-    const { instanceId, url, unenforced, token } = plan;
-    const intent = this.#step({ kind: "launching", instanceId, url, unenforced });
-    const role = intent.status.replacement?.instanceId === instanceId ? "replacement" : "current";
-    const instance = this.#newInstance(service, instanceId, role);
-    const guard = { generation: service.generation, wish: "running" } as const;
+    reach("intent_recorded");
+    await this.#letRun(instance, plan, gate);
+  }
+
+  /** Forks while the intent is on its way, and records who waits at the gate: nothing of the service runs there, and without us it closes. */
+  async #toTheGate(request: LaunchRequest | Error): Promise<Launched | Error> {
+    if (request instanceof Error) return request;
+    const { launcher, reach } = this.#tools;
+    let launched: Launched | undefined;
     try {
-      await this.#record(intent, [instance], { guard, ...(token === undefined ? {} : { instanceToken: token }) });
+      launched = await launcher.launch(request);
+      reach("forked");
+      recordIdentity(launched.runDir, launched.identity);
+      reach("identity_recorded");
+      return launched;
     } catch (error) {
-      this.#tools.host.releasePort(instanceId);
-      // The wish has changed: the log brings it in a moment.
-      if (error instanceof AppError && error.code === "aborted") return;
-      throw error;
+      await launched?.abandon();
+      return asError(error);
     }
-    this.#tools.reach("intent_recorded");
-    await this.#fork(instance, plan);
+  }
+
+  async #abandon(instanceId: string, gate: Promise<Launched | Error>): Promise<void> {
+    const { host, leftovers } = this.#tools;
+    const launched = await gate;
+    if (!(launched instanceof Error)) await launched.abandon();
+    await leftovers.forget(host.runDir(instanceId));
+    host.releasePort(instanceId);
+  }
+
+  #unchanged(): Change {
+    return { status: this.#status, events: [], effects: [], instances: [], guard: {}, cause: { kind: "look" } };
   }
 
   /** Everything about a start that can go wrong before it; what does is told as its end. */
@@ -318,9 +412,11 @@ export class Runner {
       return { instanceId, url, token, request, unenforced: request.unenforced };
     } catch (error) {
       // The database is away: that says nothing of the service.
-      if (error instanceof AppError && error.code === "unavailable") throw error;
-      const request = error instanceof Error ? error : new Error(String(error));
-      return { instanceId, url, token: undefined, request, unenforced: "" };
+      if (error instanceof AppError && error.code === "unavailable") {
+        host.releasePort(instanceId);
+        throw error;
+      }
+      return { instanceId, url, token: undefined, request: asError(error), unenforced: "" };
     }
   }
 
@@ -342,23 +438,15 @@ export class Runner {
     };
   }
 
-  /** Forks at the gate, makes the identity durable, and only then lets the command run. */
-  async #fork(instance: Instance, { request }: Plan): Promise<void> {
-    const { launcher, reach, clock } = this.#tools;
-    let launched: Launched | undefined;
-    try {
-      if (request instanceof Error) throw request;
-      launched = await launcher.launch(request);
-      reach("forked");
-      const identified = { ...instance, process: launched.identity };
-      await this.#write({ instances: [identified], events: [] });
-      this.#instances.set(instance.id, identified);
-      reach("identity_recorded");
-    } catch (error) {
-      await launched?.abandon();
-      const message = error instanceof Error ? error.message : String(error);
+  /** Its intent is durable, and who it is: now the command may run. */
+  async #letRun(instance: Instance, { request }: Plan, gate: Promise<Launched | Error>): Promise<void> {
+    const { reach, clock } = this.#tools;
+    const launched = await gate;
+    if (launched instanceof Error || request instanceof Error) {
+      const { message } = launched instanceof Error ? launched : asError(request);
       return this.post({ kind: "exited", instanceId: instance.id, exit: spawnFailed(message, clock.now()) });
     }
+    this.#instances.set(instance.id, { ...instance, process: launched.identity });
     await launched.release();
     reach("released");
     const { environment, cwd, account } = request;
@@ -377,6 +465,7 @@ export class Runner {
       case "gone":
         return this.#hold(found.handle).clear();
       case "alive":
+        this.#instances.set(live.id, { ...live, process: found.handle.identity });
         await host.keepOutput(this.#service.uid);
         await this.#follow(found.handle, "adopted");
         // A stop that the last server had begun is begun again.
@@ -439,7 +528,18 @@ export class Runner {
   }
 }
 
-type Intent = Pick<Fact, "instanceToken" | "guard">;
+/** What an input brings about, with the rows of the instances that it changes. */
+interface Change extends Step, Pick<Fact, "instanceToken"> {
+  readonly instances: readonly Instance[];
+  readonly guard: NonNullable<Fact["guard"]>;
+  readonly cause: Input;
+}
+
+/** A start on its way, of the service as it was when it began. */
+interface Start {
+  readonly service: ManagedService;
+  readonly plan: Promise<Plan>;
+}
 
 /** What a start needs, or why it cannot be. */
 interface Plan {
@@ -449,6 +549,14 @@ interface Plan {
   readonly request: LaunchRequest | Error;
   /** Which limits will have no effect, for people. */
   readonly unenforced: string;
+}
+
+function isOutdated(error: unknown): boolean {
+  return error instanceof AppError && error.code === "aborted";
+}
+
+function asError(thrown: unknown): Error {
+  return thrown instanceof Error ? thrown : new Error(String(thrown));
 }
 
 /** Whether the proxy is known to send the service's requests there. */

@@ -58,11 +58,11 @@ async function ask(
   signal: NodeJS.Signals,
   grace: AbortSignal,
 ): Promise<boolean> {
-  let begun = await hasBegun(instance.runDir);
+  let begun = hasBegun(instance.runDir);
   if (!signalGroup(instance.identity, signal)) return askMembers(instance, leftovers, signal);
   while (!begun && !grace.aborted) {
     await delay(5);
-    begun = await hasBegun(instance.runDir);
+    begun = hasBegun(instance.runDir);
     if (!signalGroup(instance.identity, signal)) return true;
   }
   signalGroup(instance.identity, "SIGCONT");

@@ -232,6 +232,7 @@ export class Supervisor {
 
   async #letGo(uid: string, runner: Runner): Promise<void> {
     await runner.stop();
+    await runner.forget();
     this.#options.host.forgetPort(uid);
     await this.#options.host.forgetOutput(uid);
   }

@@ -82,8 +82,9 @@ test("a guard refuses another generation, another wish and a service that is gon
   await Promise.all([
     refuse(service.uid, { generation: 2, wish: "running" }),
     refuse(service.uid, { generation: 1, wish: "stopped" }),
+    refuse(service.uid, { generation: 1, wish: "running", version: 2 }),
     refuse(randomUUID(), { generation: 1, wish: "running" }),
-    store.facts.record({ ...aFact(service.uid, "kept"), guard: { generation: 1, wish: "running" } }),
+    store.facts.record({ ...aFact(service.uid, "kept"), guard: { generation: 1, wish: "running", version: 1 } }),
   ]);
 
   expect((await wholeLog(store)).map(({ message }) => message)).toEqual(["", "kept"]);

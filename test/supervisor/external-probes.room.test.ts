@@ -167,7 +167,7 @@ describe("by itself", () => {
   test("a change that came in between is not written over", async () => {
     const { url } = await somebody();
     const { asking, facts } = probes((fact) => {
-      const isOld = fact.guard !== undefined && "version" in fact.guard && fact.guard.version === 1;
+      const isOld = fact.guard?.version === 1;
       if (isOld) asking.note({ ...service("mail", url, 2), setName: "changed" });
       return isOld;
     });
