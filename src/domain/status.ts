@@ -109,7 +109,7 @@ export const liveStates: ReadonlySet<ServiceState> = new Set(["starting", "runni
 /** States in which nothing runs and nothing is going to without a new wish or generation. */
 export const endedStates: ReadonlySet<ServiceState> = new Set(["stopped", "completed", "failed"]);
 
-/** One start of a managed service's command, as stored: its intent is durable before the process exists. */
+/** One start of a managed service's command, as stored: its intent is durable before its command runs. */
 export interface Instance {
   readonly id: string;
   readonly service: string;

@@ -73,7 +73,7 @@ export class Launcher {
   async launch(request: LaunchRequest): Promise<Launched> {
     if (request.environment.get(instanceMarker) !== request.instanceId) throw new Error("the marker is not set");
     const script = gateScript({ ...request, fallbackCwd: this.#cwd });
-    await createRunDirectory(request.runDir);
+    createRunDirectory(request.runDir);
     const place = this.#place(request);
     const spawned = spawnDetached(this.#shell, shimArguments({ ...request, limits: place.limits }, this.#shell));
     const identity = identify(spawned.pid);

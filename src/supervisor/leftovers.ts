@@ -31,7 +31,8 @@ export class Leftovers {
 
   async find(instance: InstanceReference): Promise<Members> {
     if (instance.identity.bootId !== currentBootId()) return { own: [], doubtful: [] };
-    const processes = await this.#table.scan();
+    // What it started is not older than its shim.
+    const processes = await this.#table.scan(Number(instance.identity.startTime));
     return withGroup(membersOf(instance, processes), processes, groupOf(instance.runDir));
   }
 

@@ -9,6 +9,7 @@ import { aborted, pause } from "./pause.ts";
 import type { CommandSetting } from "./probes/command-setting.ts";
 import { processQuestion } from "./probes/questions.ts";
 import { type News, type WatchPlan, watchInstance } from "./probes/watch-instance.ts";
+import type { ProcessExit } from "./run-directory.ts";
 import { clearInstance, type StopResult, stopInstance } from "./stop.ts";
 
 export interface LiveProcessOptions {
@@ -16,6 +17,8 @@ export interface LiveProcessOptions {
   readonly clock: Clock;
   /** How commands that ask it run. Throws when nobody knows. */
   readonly setting: () => Promise<CommandSetting>;
+  /** Told as soon as its command has ended, while what that had started is still to be cleared. */
+  readonly foresee: (exit: ProcessExit) => void;
   /** Told whether it is ready, and how it ended or what could not be ended. */
   readonly tell: (news: Input) => void;
   readonly onFailure: (error: unknown) => void;
@@ -64,7 +67,7 @@ export class LiveProcess {
   /** Tells from now on whether it is ready, and its end. Called again, it goes on as the new plan says; the same plan changes nothing. */
   watch(plan: WatchPlan): void {
     if (this.#isStopping || this.#letGo.signal.aborted) return;
-    if (!this.#isFollowed) this.#inBackground(this.#handle.exited.then(() => this.clear()));
+    if (!this.#isFollowed) this.#inBackground(this.#handle.exited.then((exit) => this.#ended(exit)));
     this.#isFollowed = true;
     const text = JSON.stringify({ ...plan, wasReady: undefined });
     if (this.#watching?.plan === text) return;
@@ -83,6 +86,11 @@ export class LiveProcess {
         note: (result) => this.#note(result),
       }),
     );
+  }
+
+  async #ended(exit: ProcessExit): Promise<void> {
+    if (!this.#letGo.signal.aborted) this.#options.foresee(exit);
+    await this.clear();
   }
 
   #note(result: ProbeResult): void {

@@ -1,4 +1,4 @@
-import { readFileSync } from "node:fs";
+import { closeSync, openSync, readFileSync, readSync } from "node:fs";
 import type { ProcessIdentity } from "../domain/status.ts";
 
 /** A zombie is as dead as one that is gone: it runs nothing, although a signal to it still succeeds. */
@@ -48,9 +48,22 @@ export function childrenOf(parent: ProcessIdentity): number[] {
 
 export function readStat(pid: number): ProcessStat | undefined {
   try {
-    return parseStat(readFileSync(`/proc/${pid}/stat`, "utf8"));
+    return parseStat(readLine(`/proc/${pid}/stat`));
   } catch {
     return undefined; // it ended before or while it was read
+  }
+}
+
+/** Longer than the 52 numbers and the name can be. */
+const line = Buffer.alloc(2048);
+
+/** In one read: a look at all processes is hundreds of them. */
+function readLine(path: string): string {
+  const file = openSync(path, "r");
+  try {
+    return line.toString("latin1", 0, readSync(file, line, 0, line.length, 0));
+  } finally {
+    closeSync(file);
   }
 }
 

@@ -55,27 +55,29 @@ function byMarker(entries: readonly TableEntry[]): Map<string, TableEntry[]> {
  * under way share the next; a scan never holds the event loop longer than a slice.
  */
 export class ProcessTable {
-  #next: Promise<Processes> | undefined;
+  #next: { readonly processes: Promise<Processes>; since: number } | undefined;
   #current: Promise<unknown> = Promise.resolve();
   /** Of the last scan: a marker that was seen once stays true, and reading it is half the cost. */
   #marked = new Map<number, TableEntry>();
 
-  /** A scan that begins after the call. */
-  scan(): Promise<Processes> {
-    this.#next ??= this.#queue();
-    return this.#next;
+  /** A scan that begins after the call. Only of those which started at `since` or later, in ticks since boot, it tells the marker. */
+  scan(since = 0): Promise<Processes> {
+    this.#next ??= { processes: this.#queue(), since };
+    this.#next.since = Math.min(this.#next.since, since);
+    return this.#next.processes;
   }
 
   async #queue(): Promise<Processes> {
     await this.#current;
+    const since = this.#next?.since ?? 0;
     this.#next = undefined;
-    const scan = this.#scan();
+    const scan = this.#scan(since);
     this.#current = scan.catch(() => undefined);
     return scan;
   }
 
-  async #scan(): Promise<Processes> {
-    const entries = await readAll(this.#marked);
+  async #scan(since: number): Promise<Processes> {
+    const entries = await readAll(since, this.#marked);
     this.#marked = new Map(
       entries.filter(({ instanceId }) => instanceId !== undefined).map((each) => [each.pid, each]),
     );
@@ -87,7 +89,7 @@ const sliceOfPids = 64;
 const mostRounds = 8;
 
 /** Looks again for what was forked while it looked: one that forks and ends faster than a look takes would never be seen otherwise. */
-async function readAll(marked: ReadonlyMap<number, TableEntry>): Promise<TableEntry[]> {
+async function readAll(since: number, marked: ReadonlyMap<number, TableEntry>): Promise<TableEntry[]> {
   const entries: TableEntry[] = [];
   const seen = new Set<number>();
   for (let round = 0; round < mostRounds; round++) {
@@ -97,7 +99,7 @@ async function readAll(marked: ReadonlyMap<number, TableEntry>): Promise<TableEn
       if (index % sliceOfPids === sliceOfPids - 1) await setImmediate();
       seen.add(pid);
       const stat = readStat(pid);
-      if (stat !== undefined && !isDead(stat)) entries.push({ ...stat, instanceId: markerOf(stat, marked) });
+      if (stat !== undefined && !isDead(stat)) entries.push({ ...stat, instanceId: markerOf(stat, since, marked) });
     }
   }
   return entries;
@@ -110,9 +112,10 @@ function pids(): number[] {
 const kernelThreadParent = 2;
 const marker = Buffer.from(`${instanceMarker}=`);
 
-function markerOf(stat: ProcessStat, marked: ReadonlyMap<number, TableEntry>): string | undefined {
+function markerOf(stat: ProcessStat, since: number, marked: ReadonlyMap<number, TableEntry>): string | undefined {
   const known = marked.get(stat.pid);
-  return known?.startTime === stat.startTime ? known.instanceId : readMarker(stat);
+  if (known?.startTime === stat.startTime) return known.instanceId;
+  return Number(stat.startTime) < since ? undefined : readMarker(stat);
 }
 
 function readMarker(stat: ProcessStat): string | undefined {

@@ -1,5 +1,5 @@
-import { readFileSync, statSync, writeFileSync } from "node:fs";
-import { mkdir, rm } from "node:fs/promises";
+import { mkdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
+import { rm } from "node:fs/promises";
 import { constants } from "node:os";
 import { join } from "node:path";
 import type { InstanceExit, ProcessIdentity } from "../domain/status.ts";
@@ -25,8 +25,8 @@ export const runFiles = {
   notify: "notify",
 } as const;
 
-export async function createRunDirectory(runDir: string): Promise<void> {
-  await mkdir(runDir, { recursive: true, mode: 0o700 });
+export function createRunDirectory(runDir: string): void {
+  mkdirSync(runDir, { recursive: true, mode: 0o700 });
 }
 
 /** Notes who the shim is, before its command is let go: from then on another server finds it. One write, whole or not at all. */

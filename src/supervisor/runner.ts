@@ -1,4 +1,3 @@
-import { randomUUID } from "node:crypto";
 import { AppError } from "../domain/errors.ts";
 import { step } from "../domain/lifecycle.ts";
 import { type ManagedService, publicPrefix } from "../domain/service.ts";
@@ -8,13 +7,13 @@ import type { Effect, Input, Step, Want } from "../domain/step.ts";
 import { inherit } from "./inheritance.ts";
 import type { InstanceHandle } from "./instance-handle.ts";
 import { rowsAfter } from "./instance-rows.ts";
-import type { Launched, LaunchRequest } from "./launcher.ts";
 import { lost } from "./leftovers.ts";
 import { LiveProcess } from "./live-process.ts";
 import { pause, settlesWithin } from "./pause.ts";
 import type { CommandSetting } from "./probes/command-setting.ts";
-import { recordIdentity, spawnFailed } from "./run-directory.ts";
-import type { Fact, InstanceToken, RunnerTools } from "./runner-tools.ts";
+import { type ProcessExit, spawnFailed } from "./run-directory.ts";
+import type { Fact, RunnerTools } from "./runner-tools.ts";
+import { Start } from "./start.ts";
 
 const tryAgainMs = 1_000;
 const routeOutMs = 5_000;
@@ -42,6 +41,8 @@ export class Runner {
   #routeOut = Promise.withResolvers<void>();
   #routeSwitched: { readonly url: string | undefined; readonly resolve: () => void } | undefined;
   #news: (() => void) | undefined;
+  /** A start that is likely to be asked for. */
+  #ahead: Start | undefined;
   #shuttingDown: PromiseWithResolvers<void> | undefined;
   #atRest: PromiseWithResolvers<void> | undefined;
 
@@ -111,6 +112,7 @@ export class Runner {
     this.#shuttingDown?.resolve();
     this.#atRest?.resolve();
     await this.#working;
+    await this.#ahead?.abandon();
   }
 
   /** The service is gone, and with it what its instances have left. */
@@ -163,10 +165,10 @@ export class Runner {
   async #take(input: Input): Promise<void> {
     const wasRouted = this.#service.route !== undefined;
     const change = this.#changeBy(input);
-    const start = this.#asksForStart(change) ? this.#beginStart(change) : undefined;
+    const start = await this.#startFor(change);
     // What leads to a start that happens at once is written together with its intent.
     const goesAlong = change.effects.length === 1 && start !== undefined && (await settlesWithin(start.plan, soonMs));
-    if (!goesAlong) await this.#record(change).catch((error: unknown) => this.#giveUp(start, error));
+    if (!goesAlong) await this.#recordBefore(start, change);
     for (const effect of change.effects) this.#carryOut(effect, wasRouted);
     if (start !== undefined) await this.#tryToLaunch(start, goesAlong ? change : undefined);
     if (!liveStates.has(this.#status.state) || this.#status.state === "stop_failed") {
@@ -252,7 +254,7 @@ export class Runner {
     this.#cancelWake = clock.after(delayMs, () => this.post({ kind: "due" }));
   }
 
-  #asksForStart({ effects }: Change): boolean {
+  #asksForStart({ effects }: Step): boolean {
     return effects.some(({ kind }) => kind === "launch") && this.#hasTurn();
   }
 
@@ -312,17 +314,41 @@ export class Runner {
     return { drainMs, graceMs: stopGraceMs, signal: stopSignal };
   }
 
-  #beginStart({ instances }: Change): Start {
-    const service = this.#service;
-    for (const { id, state } of instances) if (state === "ended") this.#tools.host.releasePort(id);
-    const plan = this.#plan(service);
-    plan.catch(() => undefined); // whoever waits for it hears of it
-    return { service, plan };
+  /**
+   * Its command has ended and what it had started is being cleared. Where that leads to a new start at once, the successor goes to the gate meanwhile; but a
+   * port is not picked before it is sure to be free.
+   */
+  #foresee(instanceId: string, exit: ProcessExit): void {
+    if (this.#stopping.signal.aborted || this.#ahead !== undefined || picksPort(this.#service.spec.url)) return;
+    if (this.#asksForStart(this.#step(this.#status, { kind: "exited", instanceId, exit }))) this.#ahead = this.#begin();
   }
 
-  #giveUp(start: Start | undefined, error: unknown): never {
-    start?.plan.then(({ instanceId }) => this.#tools.host.releasePort(instanceId)).catch(() => undefined);
-    throw error;
+  /** The start that a change asks for, if its turn has come. One that was foreseen and does not come is given up. */
+  async #startFor(change: Change): Promise<Start | undefined> {
+    const foreseen = this.#ahead;
+    const isAsked = this.#asksForStart(change);
+    if (foreseen !== undefined && (isAsked || isEnd(change.cause))) {
+      this.#ahead = undefined;
+      if (isAsked && foreseen.isOf(this.#service)) return foreseen;
+      await foreseen.abandon();
+    }
+    if (!isAsked) return undefined;
+    for (const { id, state } of change.instances) if (state === "ended") this.#tools.host.releasePort(id);
+    return this.#begin();
+  }
+
+  #begin(): Start {
+    return new Start(this.#service, this.#status.url, this.#tools);
+  }
+
+  /** What happened does not wait for a start that takes its time. */
+  async #recordBefore(start: Start | undefined, change: Change): Promise<void> {
+    try {
+      await this.#record(change);
+    } catch (error) {
+      await start?.abandon();
+      throw error;
+    }
   }
 
   /** `before` is what led to the start and is not recorded yet. */
@@ -338,86 +364,33 @@ export class Runner {
     }
   }
 
-  async #launch({ service, plan: planning }: Start, before: Change = this.#unchanged()): Promise<void> {
-    const plan = await planning;
-    const { instanceId, url, unenforced, token } = plan;
-    const { host, reach } = this.#tools;
+  async #launch(start: Start, before: Change = this.#unchanged()): Promise<void> {
+    const { service, instanceId } = start;
+    const { url, unenforced, token } = await start.plan;
     // The wish has changed meanwhile; the turn is kept for the new one.
     if (this.#service.generation !== service.generation || this.#service.wish !== service.wish) {
-      host.releasePort(instanceId);
+      await start.abandon();
       return this.#record(before);
     }
     const intent = this.#step(before.status, { kind: "launching", instanceId, url, unenforced });
     const role = intent.status.replacement?.instanceId === instanceId ? "replacement" : "current";
     const instance = this.#newInstance(service, instanceId, role);
-    const change: Change = {
+    await this.#recordBefore(start, {
       ...intent,
       events: [...before.events, ...intent.events],
       instances: [...before.instances, instance],
       cause: before.cause,
       guard: { ...before.guard, generation: service.generation, wish: "running" },
       ...(token === undefined ? {} : { instanceToken: token }),
-    };
-    const gate = this.#toTheGate(plan.request);
-    try {
-      await this.#record(change);
-    } catch (error) {
-      await this.#abandon(instanceId, gate);
-      throw error;
-    }
+    });
     this.#turn = "none";
     this.#cancelWake?.();
-    reach("intent_recorded");
-    await this.#letRun(instance, plan, gate);
-  }
-
-  /** Forks while the intent is on its way, and records who waits at the gate: nothing of the service runs there, and without us it closes. */
-  async #toTheGate(request: LaunchRequest | Error): Promise<Launched | Error> {
-    if (request instanceof Error) return request;
-    const { launcher, reach } = this.#tools;
-    let launched: Launched | undefined;
-    try {
-      launched = await launcher.launch(request);
-      reach("forked");
-      recordIdentity(launched.runDir, launched.identity);
-      reach("identity_recorded");
-      return launched;
-    } catch (error) {
-      await launched?.abandon();
-      return asError(error);
-    }
-  }
-
-  async #abandon(instanceId: string, gate: Promise<Launched | Error>): Promise<void> {
-    const { host, leftovers } = this.#tools;
-    const launched = await gate;
-    if (!(launched instanceof Error)) await launched.abandon();
-    await leftovers.forget(host.runDir(instanceId));
-    host.releasePort(instanceId);
+    this.#tools.reach("intent_recorded");
+    await this.#letRun(instance, start);
   }
 
   #unchanged(): Change {
     return { status: this.#status, events: [], effects: [], instances: [], guard: {}, cause: { kind: "look" } };
-  }
-
-  /** Everything about a start that can go wrong before it; what does is told as its end. */
-  async #plan(service: ManagedService): Promise<Plan> {
-    const instanceId = randomUUID();
-    const { host, tokens } = this.#tools;
-    let url = this.#status.url;
-    try {
-      url = await host.chooseUrl(service, instanceId);
-      const { secret, token } = await tokens.forInstance(service, instanceId);
-      const request = await host.prepare(service, instanceId, url, secret);
-      return { instanceId, url, token, request, unenforced: request.unenforced };
-    } catch (error) {
-      // The database is away: that says nothing of the service.
-      if (error instanceof AppError && error.code === "unavailable") {
-        host.releasePort(instanceId);
-        throw error;
-      }
-      return { instanceId, url, token: undefined, request: asError(error), unenforced: "" };
-    }
   }
 
   #newInstance(service: ManagedService, id: string, role: InstanceRole): Instance {
@@ -438,14 +411,14 @@ export class Runner {
     };
   }
 
-  /** Its intent is durable, and who it is: now the command may run. */
-  async #letRun(instance: Instance, { request }: Plan, gate: Promise<Launched | Error>): Promise<void> {
+  /** Its intent is durable, and who waits at the gate is noted: now the command may run. */
+  async #letRun(instance: Instance, start: Start): Promise<void> {
     const { reach, clock } = this.#tools;
-    const launched = await gate;
-    if (launched instanceof Error || request instanceof Error) {
-      const { message } = launched instanceof Error ? launched : asError(request);
-      return this.post({ kind: "exited", instanceId: instance.id, exit: spawnFailed(message, clock.now()) });
+    const waiting = await start.gate;
+    if (waiting instanceof Error) {
+      return this.post({ kind: "exited", instanceId: instance.id, exit: spawnFailed(waiting.message, clock.now()) });
     }
+    const { launched, request } = waiting;
     this.#instances.set(instance.id, { ...instance, process: launched.identity });
     await launched.release();
     reach("released");
@@ -491,6 +464,7 @@ export class Runner {
       clock,
       setting: async () => (setting ??= await host.settingOf(this.#service, handle)),
       tell: (news) => this.post(news),
+      foresee: (exit) => this.#foresee(handle.instanceId, exit),
       onFailure: (error) => onFailure(error, this.#service.name),
       reach,
     });
@@ -535,28 +509,13 @@ interface Change extends Step, Pick<Fact, "instanceToken"> {
   readonly cause: Input;
 }
 
-/** A start on its way, of the service as it was when it began. */
-interface Start {
-  readonly service: ManagedService;
-  readonly plan: Promise<Plan>;
-}
-
-/** What a start needs, or why it cannot be. */
-interface Plan {
-  readonly instanceId: string;
-  readonly url: string | undefined;
-  readonly token: InstanceToken | undefined;
-  readonly request: LaunchRequest | Error;
-  /** Which limits will have no effect, for people. */
-  readonly unenforced: string;
+/** Whether it tells how an instance ended, or that it does not. */
+function isEnd({ kind }: Input): boolean {
+  return kind === "exited" || kind === "never_ran" || kind === "stop_failed";
 }
 
 function isOutdated(error: unknown): boolean {
   return error instanceof AppError && error.code === "aborted";
-}
-
-function asError(thrown: unknown): Error {
-  return thrown instanceof Error ? thrown : new Error(String(thrown));
 }
 
 /** Whether the proxy is known to send the service's requests there. */

@@ -187,7 +187,7 @@ test("a name that the shell cannot set is a failed spawn that says so", async ()
 test("no argument list ever shows a value of the environment", async () => {
   const secret = "sesame-4711-open";
   let looks = 0;
-  for (let round = 0; round < 10; round++) {
+  for (let round = 0; round < 10 || looks < 50; round++) {
     const launched = await bench.launch(["sleep", "0.02"], { environment: { SECRET: secret } });
     let over = false;
     const end = launched.exited.then(() => (over = true));
@@ -199,7 +199,6 @@ test("no argument list ever shows a value of the environment", async () => {
     }
     await end;
   }
-  expect(looks).toBeGreaterThan(50);
 });
 
 test("the end is known within milliseconds", async () => {

@@ -58,6 +58,19 @@ test("a burst is served at once, and then so many a second", async () => {
   expect(served).toHaveLength(15);
 });
 
+test("a start that may happen at once takes no place from those which wait", async () => {
+  const { clock, budget, served, ask } = arrange({ perSecond: 1, burst: 2 });
+
+  expect(budget.takeAtOnce()).toBe(true);
+  ask("second");
+  ask("waiting");
+  expect(budget.takeAtOnce()).toBe(false);
+  await clock.pass(1_000);
+
+  expect(served).toEqual(["second", "waiting"]);
+  expect(budget.takeAtOnce()).toBe(false);
+});
+
 test("whoever has failed least goes first, and among equals whoever came first", async () => {
   const { clock, served, ask } = arrange({ perSecond: 1, burst: 1 });
 

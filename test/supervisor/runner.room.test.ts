@@ -1,3 +1,5 @@
+import { readdirSync } from "node:fs";
+import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import type { Service } from "../../src/domain/service.ts";
 import { eventually } from "../support/eventually.ts";
@@ -90,6 +92,33 @@ describe("as wished", () => {
 
     expect(stopped.wish).toBe("stopped");
     expect(own.stateDirectory.shims()).toEqual([]);
+  });
+
+  test("the end of a process and the start that follows at once are one revision", async () => {
+    await plane.create("web", sleeps);
+    await plane.until("web", "running");
+
+    await plane.wish("restart", "web");
+    const [, starting] = await plane.happened("web", "instance_starting", 2);
+
+    const [exited] = await plane.happened("web", "instance_exited");
+    expect(exited?.revision).toBe(starting?.revision);
+  });
+
+  test("a start that has gone to its gate and is not wanted any more leaves nothing", async () => {
+    for (let round = 1; round <= 10; round++) {
+      const name = `web-${round}`;
+      await plane.create(name, sleeps);
+      await plane.until(name, "running");
+      await plane.wish("restart", name);
+      await plane.happened(name, "instance_stopping");
+
+      await plane.wish("stop", name);
+      await plane.until(name, "stopped");
+    }
+
+    expect(own.stateDirectory.shims()).toEqual([]);
+    await eventually(() => readdirSync(join(own.stateDirectory.path, "run")).length === 0);
   });
 
   test("a stop in the middle of a back-off ends it", async () => {
