@@ -16,6 +16,7 @@ import { serviceFor } from "./convert-service.ts";
 import { specFromProto, specToProto } from "./convert-spec.ts";
 import { durationFromProto, timeToProto } from "./convert-time.ts";
 import { tokenToProto } from "./convert-token.ts";
+import { GetAnswers } from "./get-answers.ts";
 import type { Handlers } from "./handler.ts";
 import { type RegistryCall, registryCall } from "./registry-call.ts";
 import type { SeenRevision } from "./seen-revision.ts";
@@ -154,6 +155,7 @@ function serviceHandlers({
   RegistryHandlers,
   "create" | "get" | "list" | "update" | "delete" | "apply" | "watchServices"
 > {
+  const answers = new GetAnswers();
   return {
     async create(request, context) {
       const { serviceId: name, service } = request;
@@ -168,7 +170,7 @@ function serviceHandlers({
       allow(principal, "read:services", name);
       await seen.reached(minRevision, context);
       const { service, revision } = await services.get(name);
-      return { service: serviceFor(principal, service), revision };
+      return answers.of(principal, service, revision);
     },
 
     async list(request, context) {
