@@ -16,8 +16,8 @@ interface Contest {
 }
 
 /**
- * Calls per second, authentication included. Get reads its answer from the database, as it is promised to be true at a revision; WhoAmI is the
- * way in and out alone. Two figures of each: by the clock, and by the CPU of the server's process, which others on the machine disturb less.
+ * Calls per second, authentication included. Get asks the database whether something was committed since, as it is promised to be true at a
+ * revision; WhoAmI is the way in and out alone. Two figures of each: by the clock, and by the CPU of the server's process, which others on the machine disturb less.
  */
 export const measureUnary: Measure = ({ rounds }) =>
   withSteward({}, async (scene) => {

@@ -15,6 +15,7 @@ import { ConfigurableHttpProxy } from "./proxy/configurable-http-proxy.ts";
 import { RouteKeeper } from "./proxy/route-keeper.ts";
 import { Authenticator } from "./registry/authenticator.ts";
 import { CertificateHolders } from "./registry/certificate-holders.ts";
+import { KnownServices } from "./registry/known-services.ts";
 import { Services } from "./registry/services.ts";
 import { Tokens } from "./registry/tokens.ts";
 import { Certificates } from "./rpc/certificates.ts";
@@ -110,6 +111,7 @@ async function start(config: Config, log: Logger, version: string, started: Stac
       onFailure,
     }),
   );
+  const known = await started.add(new KnownServices({ source: store.services, feed, clock, onFailure }));
 
   // Streams that are open when rights change are looked at again at once.
   let recheckStreams = (): void => undefined;
@@ -131,6 +133,7 @@ async function start(config: Config, log: Logger, version: string, started: Stac
   const services = new Services({
     store,
     reader: store.services,
+    known,
     revisions: store.specRevisions,
     processes: { signal: (service, o) => supervisor.signal(service, o) },
     keys,

@@ -75,7 +75,7 @@ export class Ring {
 }
 
 /** About what a value holds of the memory, in bytes. */
-function estimatedSize(value: unknown): number {
+export function estimatedSize(value: unknown): number {
   if (typeof value === "string") return 16 + value.length;
   if (!isObject(value)) return 8;
   let size = 32;

@@ -27,6 +27,7 @@ import {
   updateService,
 } from "./changes.ts";
 import { checkDependents, checkUnused } from "./dependencies.ts";
+import type { KnownServices } from "./known-services.ts";
 import {
   decideRestart,
   decideStart,
@@ -39,9 +40,8 @@ import {
 } from "./wishes.ts";
 import { type RegistryStore, type RegistryTransaction, type RegistryWritten, Writer } from "./writer.ts";
 
-/** What the registry needs of the store to read services. */
+/** What the registry needs of the store to read many services. */
 export interface ServiceReader {
-  byName(name: string): Promise<{ service: Service | undefined; revision: bigint }>;
   /** Those that match, in order, each with its place in it. */
   page(o: {
     filter: ServiceFilter | undefined;
@@ -63,6 +63,7 @@ export interface RevisionReader {
 export interface ServicesOptions {
   readonly store: RegistryStore;
   readonly reader: ServiceReader;
+  readonly known: Pick<KnownServices, "byName">;
   readonly revisions: RevisionReader;
   readonly processes: Processes;
   readonly keys: TokenKeys;
@@ -116,7 +117,7 @@ export class Services {
   }
 
   async get(name: string): Promise<{ service: Service; revision: bigint }> {
-    const { service, revision } = await this.#options.reader.byName(name);
+    const { service, revision } = await this.#options.known.byName(name);
     if (service === undefined) throw serviceNotFound(name);
     return { service, revision };
   }

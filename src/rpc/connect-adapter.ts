@@ -23,7 +23,7 @@ import type { Cors } from "./cors.ts";
 import { detailFiles } from "./detail-types.ts";
 import { clientGone, RpcError } from "./errors.ts";
 import { translateInPlace } from "./framework-errors.ts";
-import type { AnyResponse } from "./handler.ts";
+import { type AnyResponse, Shared } from "./handler.ts";
 import { Http1Age } from "./http1-age.ts";
 import { bodyOf } from "./http1-body.ts";
 import { unwrapShared } from "./interruptible-stream.ts";
@@ -163,7 +163,8 @@ export class ConnectAdapter {
   async #unary(request: Message, context: HandlerContext): Promise<AnyResponse> {
     const { call } = exchangeOf(context);
     try {
-      return await this.#pipeline.unary(call, request);
+      const response = await this.#pipeline.unary(call, request);
+      return response instanceof Shared ? response.message : response;
     } finally {
       copyHeaders(call, context);
       copyTrailers(call, context);

@@ -5,8 +5,10 @@ import { Metadata } from "@grpc/grpc-js";
 export class BareMetadata extends Metadata {
   override toHttp2Headers(): OutgoingHttpHeaders {
     const headers = super.toHttp2Headers();
-    for (const [name, value] of Object.entries(headers))
+    for (const name in headers) {
+      const value = headers[name];
       if (name.endsWith("-bin") && value !== undefined) headers[name] = [value].flat().map(unpadded);
+    }
     return headers;
   }
 
@@ -19,7 +21,9 @@ export class BareMetadata extends Metadata {
 /** What follows a response that is no failure: without the message `OK` that grpc-js makes up for it. */
 export class SuccessTrailers extends BareMetadata {
   override toHttp2Headers(): OutgoingHttpHeaders {
-    return { ...super.toHttp2Headers(), "grpc-message": undefined };
+    const headers = super.toHttp2Headers();
+    headers["grpc-message"] = undefined;
+    return headers;
   }
 }
 

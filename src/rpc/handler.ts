@@ -48,7 +48,7 @@ export type Handler<M extends DescMethod> =
 export type UnaryHandler<I extends DescMessage, O extends DescMessage> = (
   request: MessageShape<I>,
   context: CallContext,
-) => Promise<MessageInitShape<O>>;
+) => Promise<MessageInitShape<O> | Shared<O>>;
 
 /**
  * Resources are released on `context.signal`, not only in `finally`: a generator that is parked because its client does not read is not
@@ -64,7 +64,7 @@ export type BidiStreamingHandler<I extends DescMessage, O extends DescMessage> =
   context: CallContext,
 ) => AsyncIterable<MessageInitShape<O>>;
 
-/** One message for many streams: it is encoded once, however many watchers get it. The message must not change afterwards. */
+/** One message for many calls: it is encoded once, however many clients get it. The message must not change afterwards. */
 export class Shared<O extends DescMessage> {
   readonly message: MessageShape<O>;
   readonly #schema: O;
@@ -81,7 +81,7 @@ export class Shared<O extends DescMessage> {
   }
 }
 
-/** A response of some method, and what a stream yields: a message, or one that is shared. */
+/** A response of some method, and what handlers answer with and streams yield: a message, or one that is shared. */
 export type AnyResponse = MessageInitShape<DescMessage>;
 export type StreamItem = AnyResponse | Shared<DescMessage>;
 

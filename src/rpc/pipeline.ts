@@ -8,7 +8,7 @@ import { type Arrival, Call, type Method } from "./call.ts";
 import { connectTimeoutMs, grpcTimeoutMs } from "./deadline.ts";
 import { clientGone, isBug, RpcError, rpcError } from "./errors.ts";
 import type { Gate } from "./gate.ts";
-import type { AnyResponse, ServedService, StreamItem } from "./handler.ts";
+import type { ServedService, StreamItem } from "./handler.ts";
 import { InterruptibleStream } from "./interruptible-stream.ts";
 import type { Limits } from "./limits.ts";
 import type { Metrics } from "./metrics.ts";
@@ -73,7 +73,7 @@ export class Pipeline {
   }
 
   /** Runs a unary handler. Rejects with RpcError only, and at once when the call is interrupted. */
-  async unary(call: Call, request: Message): Promise<AnyResponse> {
+  async unary(call: Call, request: Message): Promise<StreamItem> {
     try {
       this.#received(call, request);
       call.request = request;
@@ -171,8 +171,8 @@ export class Pipeline {
     this.#validation.check(desc.input, request);
   }
 
-  async #runUnary(call: Call, request: Message): Promise<AnyResponse> {
-    const response = await (this.#run(call, request) as Promise<AnyResponse>);
+  async #runUnary(call: Call, request: Message): Promise<StreamItem> {
+    const response = await (this.#run(call, request) as Promise<StreamItem>);
     call.target.metrics.sent();
     return response;
   }
@@ -249,7 +249,7 @@ function timeoutOf({ protocol, timeout }: Arrival): number | undefined {
   return protocol === "connect" ? connectTimeoutMs(timeout) : grpcTimeoutMs(timeout);
 }
 
-function interruptible(call: Call, run: () => Promise<AnyResponse>): Promise<AnyResponse> {
+function interruptible(call: Call, run: () => Promise<StreamItem>): Promise<StreamItem> {
   return new Promise((resolve, reject) => {
     call.whenInterrupted(reject);
     if (call.hasEnded) reject(clientGone(call.callId));

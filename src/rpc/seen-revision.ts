@@ -1,5 +1,6 @@
 import type { Clock } from "../domain/clock.ts";
 import { AppError } from "../domain/errors.ts";
+import type { CallContext } from "./handler.ts";
 import type { EventFeed } from "./watch-feed.ts";
 
 const longestMs = 3_000;
@@ -15,8 +16,10 @@ export class SeenRevision {
   }
 
   /** Waits for a revision, not for long. Throws failed_precondition REVISION_IN_FUTURE if it does not come. */
-  async reached(revision: bigint, signal: AbortSignal): Promise<void> {
+  async reached(revision: bigint, call: Pick<CallContext, "signal">): Promise<void> {
     if (revision <= this.#feed.head) return;
+    // Made when somebody asks for it: most calls need none.
+    const { signal } = call;
     const late = new AbortController();
     const cancel = this.#clock.after(longestMs, () => late.abort());
     try {

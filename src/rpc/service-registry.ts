@@ -16,6 +16,7 @@ import { serviceFor } from "./convert-service.ts";
 import { specFromProto, specToProto } from "./convert-spec.ts";
 import { durationFromProto, timeToProto } from "./convert-time.ts";
 import { tokenToProto } from "./convert-token.ts";
+import { GetAnswers } from "./get-answers.ts";
 import type { Handlers } from "./handler.ts";
 import { type RegistryCall, registryCall } from "./registry-call.ts";
 import type { SeenRevision } from "./seen-revision.ts";
@@ -154,6 +155,7 @@ function serviceHandlers({
   RegistryHandlers,
   "create" | "get" | "list" | "update" | "delete" | "apply" | "watchServices"
 > {
+  const answers = new GetAnswers();
   return {
     async create(request, context) {
       const { serviceId: name, service } = request;
@@ -163,18 +165,20 @@ function serviceHandlers({
       return shown(context.principal, await services.create(registryCall(context, request), { name, spec }));
     },
 
-    async get({ name, minRevision }, { principal, signal }) {
+    async get({ name, minRevision }, context) {
+      const { principal } = context;
       allow(principal, "read:services", name);
-      await seen.reached(minRevision, signal);
+      await seen.reached(minRevision, context);
       const { service, revision } = await services.get(name);
-      return { service: serviceFor(principal, service), revision };
+      return answers.of(principal, service, revision);
     },
 
-    async list(request, { principal, signal }) {
+    async list(request, context) {
+      const { principal } = context;
       allowSome(principal, "list:services");
       const { pageSize, pageToken, filter, orderBy } = request;
       const names = servicesWith(principal, "list:services");
-      await seen.reached(request.minRevision, signal);
+      await seen.reached(request.minRevision, context);
       const page = await services.list({ pageSize, pageToken, filter, orderBy, names });
       return { ...page, services: page.services.map((service) => serviceFor(principal, service)) };
     },
@@ -238,9 +242,10 @@ function historyHandlers({
   seen,
 }: ServiceRegistryOptions): Pick<RegistryHandlers, "listRevisions" | "rollback"> {
   return {
-    async listRevisions({ name, pageSize, pageToken, minRevision }, { principal, signal }) {
+    async listRevisions({ name, pageSize, pageToken, minRevision }, context) {
+      const { principal } = context;
       allow(principal, "read:services", name);
-      await seen.reached(minRevision, signal);
+      await seen.reached(minRevision, context);
       const page = await services.revisions({ name, pageSize, pageToken });
       const environment = may(principal, "read:services:environment", name);
       return {
@@ -280,9 +285,10 @@ function tokenHandlers({
       return { token: show(issued.token), secret: issued.secret, revision: issued.revision };
     },
 
-    async listTokens({ service, showEnded, pageSize, pageToken, minRevision }, { principal, signal }) {
+    async listTokens({ service, showEnded, pageSize, pageToken, minRevision }, context) {
+      const { principal } = context;
       allow(principal, "tokens:services", service === "" ? undefined : service);
-      await seen.reached(minRevision, signal);
+      await seen.reached(minRevision, context);
       const page = await tokens.list({ service, showEnded, pageSize, pageToken });
       return { ...page, tokens: page.tokens.map(show) };
     },

@@ -203,13 +203,14 @@ function listHandlers({
   head,
 }: SupervisorOptions): Pick<SupervisorHandlers, "listInstances" | "listRoutes" | "reconcileRoutes"> {
   return {
-    async listInstances(request, { principal, signal }) {
+    async listInstances(request, context) {
+      const { principal } = context;
       const { service: name, liveOnly } = request;
       allow(principal, "read:services", name === "" ? undefined : name);
       const size = pageSizeOf(request);
       const list = ["instances", name, String(liveOnly)];
       const after = parsePlace(decodePageToken(list, request.pageToken));
-      await seen.reached(request.minRevision, signal);
+      await seen.reached(request.minRevision, context);
       const found = name === "" ? undefined : await services.get(name);
       const revision = found?.revision ?? head();
       const page = await instances.page({ serviceUid: found?.service.uid, liveOnly, after, limit: size + 1 });
@@ -219,11 +220,12 @@ function listHandlers({
       return { instances: shown.map(instanceToProto), nextPageToken, revision };
     },
 
-    async listRoutes(request, { principal, signal }) {
+    async listRoutes(request, context) {
+      const { principal } = context;
       allowSome(principal, "read:routes");
       const size = pageSizeOf(request);
       const list = ["routes"];
-      await seen.reached(request.minRevision, signal);
+      await seen.reached(request.minRevision, context);
       const revision = head();
       const page = await visibleRoutes(routes, principal, decodePageToken(list, request.pageToken), size + 1);
       const shown = page.slice(0, size);
@@ -245,7 +247,8 @@ function eventHandlers({
   seen,
 }: SupervisorOptions): Pick<SupervisorHandlers, "listEvents" | "watchEvents"> {
   return {
-    async listEvents(request, { principal, signal }) {
+    async listEvents(request, context) {
+      const { principal } = context;
       allowSome(principal, "read:events");
       const { filter, tail, pageSize, pageToken } = request;
       const after = cursorFromProto(request.after);
@@ -253,13 +256,13 @@ function eventHandlers({
       checkTail({ tail, pageToken, after, since });
       const isAsked = eventFilter(filter);
       const query = {
-        ...{ pageSize, pageToken, filter, after, since, signal },
+        ...{ pageSize, pageToken, filter, after, since, signal: context.signal },
         matches: (event: Parameters<typeof isAsked>[0]) =>
           may(principal, "read:events", event.service?.name) &&
           (since === undefined || event.time >= since) &&
           isAsked(event),
       };
-      await seen.reached(request.minRevision, signal);
+      await seen.reached(request.minRevision, context);
       const page = tail > 0 ? await events.tail(tail, query) : await events.page(query);
       return {
         events: page.events.map((event) => eventToProto(event, undefined)),

@@ -36,14 +36,20 @@ export interface ServicePatch {
 /** Reading services, each answer with the revision that it is true at. */
 export class ServiceRows {
   readonly #pool: pg.Pool;
-  readonly #byName = new AskedTogether((names: readonly string[]) => this.#byNames(names));
+  readonly #asked = new AskedTogether((names: readonly (string | undefined)[]) => this.#byNames(names));
 
   constructor(pool: pg.Pool) {
     this.#pool = pool;
   }
 
   async byName(name: string): Promise<{ service: Service | undefined; revision: bigint }> {
-    return this.#byName.ask(name);
+    return this.#asked.ask(name);
+  }
+
+  /** The newest revision there is, no older than the question. Asked for together with services by name: it costs next to nothing. */
+  async head(): Promise<bigint> {
+    const { revision } = await this.#asked.ask(undefined);
+    return revision;
   }
 
   /** Those that match, in order, each with its place in it. */
@@ -73,20 +79,20 @@ export class ServiceRows {
   }
 
   async #byNames(
-    names: readonly string[],
-  ): Promise<(name: string) => { service: Service | undefined; revision: bigint }> {
+    names: readonly (string | undefined)[],
+  ): Promise<(name: string | undefined) => { service: Service | undefined; revision: bigint }> {
     const rows = await query<{ head: bigint; image: ServiceImage | null }>(
       this.#pool,
       `SELECT head, p.image FROM store LEFT JOIN LATERAL
          (SELECT service_image(s) AS image FROM services s WHERE s.name_key = ANY ($1)) p ON true`,
-      [names.map(nameKey)],
+      [names.flatMap((name) => (name === undefined ? [] : nameKey(name)))],
       "services by name",
     );
     const [first] = rows;
     if (first === undefined) throw new Error("the store has lost its row");
     const found = rows.flatMap(({ image }) => (image === null ? [] : [decodeService(image)]));
     const services = new Map(found.map((service) => [service.name, service]));
-    return (name) => ({ service: services.get(name), revision: first.head });
+    return (name) => ({ service: name === undefined ? undefined : services.get(name), revision: first.head });
   }
 }
 

@@ -11,6 +11,7 @@ import { Feed } from "../../src/events/feed.ts";
 import { Authenticator, type TokenSource } from "../../src/registry/authenticator.ts";
 import type { Call } from "../../src/registry/call.ts";
 import { type CertificateGrant, CertificateHolders } from "../../src/registry/certificate-holders.ts";
+import { KnownServices } from "../../src/registry/known-services.ts";
 import { Services } from "../../src/registry/services.ts";
 import { Tokens } from "../../src/registry/tokens.ts";
 import { Store } from "../../src/store/store.ts";
@@ -87,6 +88,7 @@ export class Registry {
   readonly tokens: Tokens;
   #feed: Feed | undefined;
   #authenticator: Authenticator | undefined;
+  #known: KnownServices | undefined;
   #tokenSource: TokenSource;
   #certificates: readonly CertificateGrant[] = [];
 
@@ -101,6 +103,7 @@ export class Registry {
     this.services = new Services({
       store,
       reader: store.services,
+      known: { byName: (name) => this.known.byName(name) },
       revisions: store.specRevisions,
       processes: {
         signal: async (_, { signal, instanceId = "the current one", lookOnly }) => {
@@ -145,8 +148,14 @@ export class Registry {
     return this.#authenticator;
   }
 
+  get known(): KnownServices {
+    if (this.#known === undefined) throw new Error("the registry is not started");
+    return this.#known;
+  }
+
   /** Stops as a server does. Twice is fine. */
   async stop(): Promise<void> {
+    await this.#known?.stop();
     await this.#authenticator?.stop();
     await this.#feed?.stop();
     await this.store.stop();
@@ -201,5 +210,7 @@ export class Registry {
       onFailure,
     });
     await this.#authenticator.start();
+    this.#known = new KnownServices({ source: store.services, feed: this.#feed, clock, onFailure });
+    await this.#known.start();
   }
 }

@@ -21,14 +21,14 @@ afterEach(async () => {
 test("a revision that was seen is not waited for", async () => {
   const seen = new SeenRevision({ feed, clock: clockThat(() => undefined) });
 
-  await seen.reached(0n, AbortSignal.abort());
-  await seen.reached(1n, AbortSignal.abort());
+  await seen.reached(0n, { signal: AbortSignal.abort() });
+  await seen.reached(1n, { signal: AbortSignal.abort() });
 });
 
 test("a revision that comes is waited for", async () => {
   const seen = new SeenRevision({ feed, clock: clockThat(() => undefined) });
 
-  const reached = seen.reached(2n, new AbortController().signal);
+  const reached = seen.reached(2n, new AbortController());
   log.append([{ type: "service_stopped" }, aService({ name: "web" })]);
 
   await reached;
@@ -38,7 +38,7 @@ test("a revision that comes is waited for", async () => {
 test("a revision that does not come is refused, with the one that was seen", async () => {
   const seen = new SeenRevision({ feed, clock: clockThat((run) => run()) });
 
-  await expect(seen.reached(9n, new AbortController().signal)).rejects.toMatchObject({
+  await expect(seen.reached(9n, new AbortController())).rejects.toMatchObject({
     code: "failed_precondition",
     reason: "REVISION_IN_FUTURE",
     metadata: { requested: "9", head: "1" },
@@ -55,7 +55,7 @@ test("who hangs up waits no longer, and a server that stops says so", async () =
     ),
   });
   const hangUp = new AbortController();
-  const [gone, stopped] = [seen.reached(9n, hangUp.signal), seen.reached(9n, new AbortController().signal)];
+  const [gone, stopped] = [seen.reached(9n, hangUp), seen.reached(9n, new AbortController())];
 
   hangUp.abort(new Error("hung up"));
   await expect(gone).rejects.toThrow("hung up");

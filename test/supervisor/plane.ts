@@ -85,6 +85,7 @@ export class Plane {
     this.services = new Services({
       store,
       reader: store.services,
+      known: store.services,
       revisions: store.specRevisions,
       processes: { signal: (service, o) => this.supervisor.signal(service, o) },
       keys,

@@ -1553,7 +1553,7 @@ export const ServiceRegistry: GenService<{
     output: typeof CreateResponseSchema;
   },
   /**
-   * Returns one service. Scope read:services. Errors: NOT_FOUND.
+   * Returns one service, with all that was committed before the call, through whichever server. Scope read:services. Errors: NOT_FOUND.
    *
    * @generated from rpc steward.v1.ServiceRegistry.Get
    */
