@@ -4,9 +4,14 @@ import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from "prom
 
 const labelNames = ["grpc_type", "grpc_service", "grpc_method"];
 
+/** Stands for the service and the method of calls that no method was found for: what clients make up shall not become series. */
+const unknown = "unknown";
+
 /** What Prometheus sees of the calls, under the names of go-grpc-prometheus, so that existing dashboards fit. */
 export class Metrics {
   readonly registry: Registry;
+  /** The calls of methods that there are not. */
+  readonly unknownMethod: MethodMetrics;
   readonly #seconds: Histogram;
   readonly #methods: MethodMetrics[] = [];
 
@@ -28,12 +33,19 @@ export class Metrics {
     this.#counter("grpc_server_msg_sent_total", "Response messages.", (method) => method.sentMessages);
     this.#handledCounter();
     this.#openGauge();
+    this.unknownMethod = this.#method("unary", unknown, unknown);
     if (processMetrics) collectDefaultMetrics({ register: registry });
   }
 
-  /** The counters of one method, there from the start with the value 0. */
-  of(method: DescMethod): MethodMetrics {
-    const metrics = new MethodMetrics(method, this.#seconds);
+  /** The counters of one method, there from the start with the value 0 for every code. */
+  of({ methodKind, parent, name }: DescMethod): MethodMetrics {
+    return this.#method(methodKind.replace("streaming", "stream"), parent.typeName, name);
+  }
+
+  #method(type: string, service: string, name: string): MethodMetrics {
+    const labels = { grpc_type: type, grpc_service: service, grpc_method: name };
+    const metrics = new MethodMetrics(labels, this.#seconds);
+    this.#seconds.zero(labels);
     this.#methods.push(metrics);
     return metrics;
   }
@@ -62,9 +74,8 @@ export class Metrics {
       registers: [this.registry],
       collect() {
         this.reset();
-        for (const { labels, endedCalls } of methods) {
-          for (const [code, count] of endedCalls) this.inc({ ...labels, grpc_code: codeName(code) }, count);
-        }
+        for (const { labels, endedCalls } of methods)
+          endedCalls.forEach((count, code) => this.inc({ ...labels, grpc_code: codeNames[code] ?? "" }, count));
       },
     });
   }
@@ -86,16 +97,16 @@ export class Metrics {
 /** One method's counters. */
 export class MethodMetrics {
   readonly labels: Readonly<Record<string, string>>;
-  readonly endedCalls = new Map<Code | 0, number>();
+  /** By the number of the code. */
+  readonly endedCalls: number[] = codeNames.map(() => 0);
   startedCalls = 0;
   openCalls = 0;
   receivedMessages = 0;
   sentMessages = 0;
   readonly #seconds: Histogram;
 
-  constructor({ methodKind, parent, name }: DescMethod, seconds: Histogram) {
-    const type = methodKind.replace("streaming", "stream");
-    this.labels = { grpc_type: type, grpc_service: parent.typeName, grpc_method: name };
+  constructor(labels: Readonly<Record<string, string>>, seconds: Histogram) {
+    this.labels = labels;
     this.#seconds = seconds;
   }
 
@@ -115,11 +126,10 @@ export class MethodMetrics {
   /** 0 is OK. */
   handled(code: Code | 0, durationMs: number): void {
     this.openCalls -= 1;
-    this.endedCalls.set(code, (this.endedCalls.get(code) ?? 0) + 1);
+    this.endedCalls[code] = (this.endedCalls[code] ?? 0) + 1;
     this.#seconds.observe(this.labels, durationMs / 1000);
   }
 }
 
-function codeName(code: Code | 0): string {
-  return code === 0 ? "OK" : Code[code];
-}
+/** By their numbers, 0 to 16. */
+const codeNames: readonly string[] = ["OK", ...Array.from({ length: 16 }, (_, index) => Code[index + 1] ?? "")];

@@ -4,17 +4,18 @@ import { Code } from "@connectrpc/connect";
 import type { Logger } from "pino";
 import { AppError } from "../domain/errors.ts";
 import type { Principal } from "../domain/principal.ts";
-import { type Arrival, Call, type Method } from "./call.ts";
+import { type Arrival, Call, callIdOf, type Method } from "./call.ts";
+import { within } from "./current-call.ts";
 import { connectTimeoutMs, grpcTimeoutMs } from "./deadline.ts";
 import { clientGone, isBug, RpcError, rpcError } from "./errors.ts";
-import type { Gate } from "./gate.ts";
+import { anybody, type Gate } from "./gate.ts";
 import type { AnyResponse, ServedService, StreamItem } from "./handler.ts";
 import { InterruptibleStream } from "./interruptible-stream.ts";
 import type { Limits } from "./limits.ts";
 import type { Metrics } from "./metrics.ts";
 import { redact } from "./redact.ts";
 import { StreamQuota } from "./stream-quota.ts";
-import { closeSpan, openSpan, within } from "./tracing.ts";
+import { closeSpan, openSpan } from "./tracing.ts";
 import { Validation } from "./validation.ts";
 
 export interface PipelineOptions {
@@ -33,6 +34,7 @@ export class Pipeline {
   readonly methods: ReadonlyMap<string, Method>;
   readonly services: readonly ServedService[];
   readonly #gate: Gate;
+  readonly #metrics: Metrics;
   readonly #log: Logger;
   readonly #quota: StreamQuota;
   readonly #validation = new Validation();
@@ -44,10 +46,22 @@ export class Pipeline {
   constructor({ services, gate, limits, metrics, log }: PipelineOptions) {
     this.services = services;
     this.#gate = gate;
+    this.#metrics = metrics;
     this.#log = log;
     this.#quota = new StreamQuota(limits);
     this.methods = new Map(services.flatMap((service) => methodsOf(service, metrics)).map((m) => [m.path, m]));
     for (const method of this.methods.values()) this.#validation.prepare(method.desc.input);
+  }
+
+  /** Refuses what is no call: there is no such method, or it does not come as the method wants. Counted and logged like the calls that are. */
+  turnAway({ path, protocol, peer, headers }: NoCall, why: AppError | RpcError): { error: RpcError; callId: string } {
+    const callId = callIdOf(headers["x-request-id"]);
+    const error = rpcError(why, callId);
+    const metrics = this.methods.get(path)?.metrics ?? this.#metrics.unknownMethod;
+    metrics.started();
+    metrics.handled(error.code, 0);
+    this.#logEnd({ callId, method: path.slice(0, 256), protocol, peer, principal: anybody }, error, 0);
+    return { error, callId };
   }
 
   /** Takes a call in. From here on it has an id and will have an end. */
@@ -75,9 +89,11 @@ export class Pipeline {
   /** Runs a unary handler. Rejects with RpcError only, and at once when the call is interrupted. */
   async unary(call: Call, request: Message): Promise<AnyResponse> {
     try {
-      this.#received(call, request);
-      call.request = request;
-      return await interruptible(call, () => this.#runUnary(call, request));
+      return await within(call, () => {
+        this.#received(call, request);
+        call.request = request;
+        return interruptible(call, () => this.#runUnary(call, request));
+      });
     } catch (error) {
       throw this.fail(call, error);
     }
@@ -95,7 +111,7 @@ export class Pipeline {
   /** Turns any failure into what the client gets; a bug is logged whole, once. */
   fail(call: Call, error: unknown): RpcError {
     if (isBug(error) && !call.hasEnded) {
-      this.#log.error({ err: error, callId: call.callId, method: call.method }, "a call failed by a bug");
+      this.#log.error({ err: error, requestId: call.callId, method: call.method }, "a call failed by a bug");
     }
     return rpcError(error, call.callId);
   }
@@ -166,7 +182,7 @@ export class Pipeline {
     metrics.received();
     if (this.#log.isLevelEnabled("trace")) {
       const shown = redact(desc.input, request);
-      this.#log.trace({ callId: call.callId, method: call.method, request: shown }, "request");
+      this.#log.trace({ requestId: call.callId, method: call.method, request: shown }, "request");
     }
     this.#validation.check(desc.input, request);
   }
@@ -186,7 +202,7 @@ export class Pipeline {
 
   /** Which handler takes and returns what was settled by `serve`; the method's kind says which form it has. */
   #run(call: Call, input: Input): object {
-    return within(call.span, () => call.target.handler(input as never, call));
+    return call.target.handler(input as never, call);
   }
 
   async *#checked(call: Call, requests: AsyncIterable<Message>): AsyncIterable<Message> {
@@ -206,16 +222,31 @@ export class Pipeline {
     if (this.#open.size === 0) this.#whenEmpty?.();
   }
 
-  #logEnd(call: Call, error: RpcError | undefined, durationMs: number): void {
+  #logEnd(call: Named, error: RpcError | undefined, durationMs: number): void {
     const level = error !== undefined && notable.has(error.code) ? "info" : "debug";
     if (!this.#log.isLevelEnabled(level)) return;
     const code = error === undefined ? "OK" : Code[error.code];
     const failure = error === undefined ? {} : { error: error.rawMessage };
     const { callId, method, protocol, peer, principal } = call;
-    const fields = { callId, method, protocol, peer, principal: principal.name, code, durationMs, ...failure };
+    const fields = {
+      requestId: callId,
+      method,
+      protocol,
+      peer,
+      principal: principal.name,
+      code,
+      durationMs,
+      ...failure,
+    };
     this.#log[level](fields, "call");
   }
 }
+
+/** How something arrives that is no call. */
+type NoCall = Pick<Arrival, "protocol" | "peer" | "headers"> & { readonly path: string };
+
+/** What a line of the log tells of a call. */
+type Named = Pick<Call, "callId" | "method" | "protocol" | "peer" | "principal">;
 
 /** The request of a call, or the requests of one that streams both ways. */
 export type Input = Message | AsyncIterable<Message>;
