@@ -20,7 +20,11 @@ export interface ServiceSnapshots {
 
 /** What the route keeper needs of the feed. */
 export interface EventFollower {
-  follow(o: { readonly after: Cursor; readonly signal: AbortSignal }): AsyncIterable<FollowedItem>;
+  follow(o: {
+    readonly after: Cursor;
+    readonly signal: AbortSignal;
+    readonly follower: string;
+  }): AsyncIterable<FollowedItem>;
 }
 
 export type FollowedItem =
@@ -128,7 +132,7 @@ export class RouteKeeper {
     for (let after: Cursor | undefined = from; !signal.aborted; ) {
       try {
         after ??= await this.#load();
-        for await (const item of feed.follow({ after, signal })) {
+        for await (const item of feed.follow({ after, signal, follower: "routes" })) {
           if (item.kind === "events") item.events.forEach((event) => this.#hear(event));
           after = item.cursor;
         }

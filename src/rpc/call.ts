@@ -21,6 +21,8 @@ export interface Method {
   readonly handler: AnyHandler;
   readonly isOpen: boolean;
   readonly isStream: boolean;
+  /** Whether its calls take as long as what they wait for. */
+  readonly isWaiting: boolean;
   readonly metrics: MethodMetrics;
 }
 

@@ -1,6 +1,7 @@
 import type { DescMethod } from "@bufbuild/protobuf";
 import { Code } from "@connectrpc/connect";
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from "prom-client";
+import { ErrorReasonSchema } from "../../gen/steward/v1/error_pb.ts";
 
 const labelNames = ["grpc_type", "grpc_service", "grpc_method"];
 
@@ -12,8 +13,10 @@ export class Metrics {
   readonly registry: Registry;
   /** The calls of methods that there are not. */
   readonly unknownMethod: MethodMetrics;
+  slowCalls = 0;
   readonly #seconds: Histogram;
   readonly #methods: MethodMetrics[] = [];
+  readonly #reasons = new Map(ErrorReasonSchema.values.map(({ name }) => [name.replace("ERROR_REASON_", ""), 0]));
 
   /** `processMetrics` adds the memory, CPU and event loop of this process. */
   constructor({
@@ -33,6 +36,8 @@ export class Metrics {
     this.#counter("grpc_server_msg_sent_total", "Response messages.", (method) => method.sentMessages);
     this.#handledCounter();
     this.#openGauge();
+    this.#reasonCounter();
+    this.#slowCounter();
     this.unknownMethod = this.#method("unary", unknown, unknown);
     if (processMetrics) collectDefaultMetrics({ register: registry });
   }
@@ -40,6 +45,11 @@ export class Metrics {
   /** The counters of one method, there from the start with the value 0 for every code. */
   of({ methodKind, parent, name }: DescMethod): MethodMetrics {
     return this.#method(methodKind.replace("streaming", "stream"), parent.typeName, name);
+  }
+
+  /** A call failed for a reason of the one table of errors; ends that the client brought about have none. */
+  failed(reason: string): void {
+    this.#reasons.set(reason, (this.#reasons.get(reason) ?? 0) + 1);
   }
 
   #method(type: string, service: string, name: string): MethodMetrics {
@@ -76,6 +86,33 @@ export class Metrics {
         this.reset();
         for (const { labels, endedCalls } of methods)
           endedCalls.forEach((count, code) => this.inc({ ...labels, grpc_code: codeNames[code] ?? "" }, count));
+      },
+    });
+  }
+
+  #reasonCounter(): void {
+    const reasons = this.#reasons;
+    new Counter({
+      name: "steward_rpc_errors_total",
+      help: "Calls that failed, by the reason that their error has.",
+      labelNames: ["reason"],
+      registers: [this.registry],
+      collect() {
+        this.reset();
+        for (const [reason, count] of reasons) this.inc({ reason }, count);
+      },
+    });
+  }
+
+  #slowCounter(): void {
+    const slowCalls = () => this.slowCalls;
+    new Counter({
+      name: "steward_rpc_slow_calls_total",
+      help: "Calls slower than --slow-call; streams and waits are none.",
+      registers: [this.registry],
+      collect() {
+        this.reset();
+        this.inc(slowCalls());
       },
     });
   }

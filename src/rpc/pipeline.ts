@@ -3,11 +3,12 @@ import type { Message } from "@bufbuild/protobuf";
 import { Code } from "@connectrpc/connect";
 import type { Logger } from "pino";
 import { AppError } from "../domain/errors.ts";
+import { LineBudget } from "../domain/line-budget.ts";
 import type { Principal } from "../domain/principal.ts";
 import { type Arrival, Call, callIdOf, type Method } from "./call.ts";
 import { within } from "./current-call.ts";
 import { connectTimeoutMs, grpcTimeoutMs } from "./deadline.ts";
-import { clientGone, isBug, RpcError, rpcError } from "./errors.ts";
+import { clientGone, isBug, RpcError, reasonOf, rpcError } from "./errors.ts";
 import { anybody, type Gate } from "./gate.ts";
 import type { AnyResponse, ServedService, StreamItem } from "./handler.ts";
 import { InterruptibleStream } from "./interruptible-stream.ts";
@@ -24,6 +25,8 @@ export interface PipelineOptions {
   readonly limits: Limits;
   readonly metrics: Metrics;
   readonly log: Logger;
+  /** From what time on a call is slow, so that the log tells of it; 0: none is. */
+  readonly slowCallMs: number;
 }
 
 /**
@@ -37,18 +40,21 @@ export class Pipeline {
   readonly #metrics: Metrics;
   readonly #log: Logger;
   readonly #quota: StreamQuota;
+  readonly #slowCallMs: number;
+  readonly #slowLines = new LineBudget();
   readonly #validation = new Validation();
   readonly #open = new Set<Call>();
   readonly #onEnd = (call: Call, error: RpcError | undefined) => this.#ended(call, error);
   #refusal: AppError | undefined;
   #whenEmpty: (() => void) | undefined;
 
-  constructor({ services, gate, limits, metrics, log }: PipelineOptions) {
+  constructor({ services, gate, limits, metrics, log, slowCallMs }: PipelineOptions) {
     this.services = services;
     this.#gate = gate;
     this.#metrics = metrics;
     this.#log = log;
     this.#quota = new StreamQuota(limits);
+    this.#slowCallMs = slowCallMs;
     this.methods = new Map(services.flatMap((service) => methodsOf(service, metrics)).map((m) => [m.path, m]));
     for (const method of this.methods.values()) this.#validation.prepare(method.desc.input);
   }
@@ -60,6 +66,7 @@ export class Pipeline {
     const metrics = this.methods.get(path)?.metrics ?? this.#metrics.unknownMethod;
     metrics.started();
     metrics.handled(error.code, 0);
+    this.#countReason(error);
     this.#logEnd({ callId, method: path.slice(0, 256), protocol, peer, principal: anybody }, error, 0);
     return { error, callId };
   }
@@ -218,28 +225,34 @@ export class Pipeline {
     const durationMs = performance.now() - call.startedMs;
     call.target.metrics.handled(error?.code ?? 0, durationMs);
     if (call.span !== undefined) closeSpan(call.span, call, error);
+    if (error !== undefined) this.#countReason(error);
     this.#logEnd(call, error, durationMs);
+    if (durationMs >= this.#slowCallMs) this.#logSlow(call, error, durationMs);
     if (this.#open.size === 0) this.#whenEmpty?.();
+  }
+
+  #countReason(error: RpcError): void {
+    const reason = reasonOf(error);
+    if (reason !== undefined) this.#metrics.failed(reason);
   }
 
   #logEnd(call: Named, error: RpcError | undefined, durationMs: number): void {
     const level = error !== undefined && notable.has(error.code) ? "info" : "debug";
-    if (!this.#log.isLevelEnabled(level)) return;
-    const code = error === undefined ? "OK" : Code[error.code];
-    const failure = error === undefined ? {} : { error: error.rawMessage };
-    const { callId, method, protocol, peer, principal } = call;
-    const fields = {
-      requestId: callId,
-      method,
-      protocol,
-      peer,
-      principal: principal.name,
-      code,
-      durationMs,
-      ...failure,
-    };
-    this.#log[level](fields, "call");
+    if (this.#log.isLevelEnabled(level)) this.#log[level](lineOf(call, error, durationMs), "call");
   }
+
+  #logSlow(call: Call, error: RpcError | undefined, durationMs: number): void {
+    if (this.#slowCallMs === 0 || call.target.isStream || call.target.isWaiting) return;
+    this.#metrics.slowCalls += 1;
+    const line = this.#slowLines.take();
+    if (line !== undefined) this.#log.warn({ ...lineOf(call, error, durationMs), ...line }, "slow call");
+  }
+}
+
+function lineOf({ callId, method, protocol, peer, principal }: Named, error: RpcError | undefined, durationMs: number) {
+  const code = error === undefined ? "OK" : Code[error.code];
+  const failure = error === undefined ? {} : { error: error.rawMessage };
+  return { requestId: callId, method, protocol, peer, principal: principal.name, code, durationMs, ...failure };
 }
 
 /** How something arrives that is no call. */
@@ -271,6 +284,7 @@ function methodsOf(service: ServedService, metrics: Metrics): Method[] {
       handler: handler.bind(service.handlers),
       isOpen: service.access === "open",
       isStream: desc.methodKind !== "unary",
+      isWaiting: service.waiting.includes(desc.localName),
       metrics: metrics.of(desc),
     };
   });
