@@ -208,7 +208,6 @@ export class Feed {
     for (let failures = 0; !signal.aborted; ) {
       try {
         while (await this.#read()) failures = 0;
-        this.#wokenAtMs = undefined;
         await this.#appended.promise;
         this.#appended = Promise.withResolvers();
       } catch (error) {
@@ -228,7 +227,8 @@ export class Feed {
   /** Reads on from the head; returns whether there was something. */
   async #read(): Promise<boolean> {
     if (this.#stopping.signal.aborted) return false;
-    const startMs = performance.now();
+    const wokenAtMs = this.#wokenAtMs ?? performance.now();
+    this.#wokenAtMs = undefined;
     const events = await this.#source.readAfter(this.#head, eventsARead);
     if (events.length === 0) return false;
     const last = lastOfDense(this.#head, events);
@@ -237,7 +237,7 @@ export class Feed {
     const grown = this.#grown;
     this.#grown = Promise.withResolvers();
     grown.resolve();
-    this.#metrics.appended(events, performance.now() - (this.#wokenAtMs ?? startMs));
+    this.#metrics.appended(events, performance.now() - wokenAtMs);
     return true;
   }
 

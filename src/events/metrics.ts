@@ -43,8 +43,16 @@ export class FeedMetrics {
       registers,
     });
     this.#gauge("steward_feed_revision", "The newest revision that followers can see.", () => Number(figures.head));
-    this.#gauge("steward_feed_ring_events", "The newest events, kept in memory.", () => figures.ring.size);
-    this.#gauge("steward_feed_ring_bytes", "How much they hold of it, as estimated.", () => figures.ring.bytes);
+    this.#gauge(
+      "steward_feed_ring_events",
+      "How many of the newest events are kept in memory.",
+      () => figures.ring.size,
+    );
+    this.#gauge(
+      "steward_feed_ring_bytes",
+      "How much memory the newest events hold, as estimated.",
+      () => figures.ring.bytes,
+    );
     this.#followers();
   }
 

@@ -77,11 +77,13 @@ export function prometheusRouteMetrics(registry: Registry, proxy: string): Route
     labelNames: ["proxy", "kind"],
     registers,
   });
+  up.set({ proxy }, 0);
   restarts.inc({ proxy }, 0);
   for (const histogram of [programmed, reconciled]) histogram.zero({ proxy });
   for (const operation of ["put", "remove"])
     for (const outcome of ["done", "transient", "rejected", "conflict"])
       operations.inc({ proxy, operation, outcome }, 0);
+  for (const kind of ["missing", "changed", "extra", "conflict", "withheld", "shadow"]) drift.inc({ proxy, kind }, 0);
   return {
     proxyIsUp: (isUp) => up.set({ proxy }, Number(isUp)),
     proxyRestarted: () => restarts.inc({ proxy }),

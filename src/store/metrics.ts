@@ -89,7 +89,7 @@ export class StoreMetrics {
         this.set({ state: "in_use" }, figures.connections - figures.idleConnections);
       },
     });
-    this.#gauge("steward_store_connections_max", "How many there may be.", () => figures.mostConnections);
+    this.#gauge("steward_store_connections_max", "How many connections there may be.", () => figures.mostConnections);
     this.#gauge(
       "steward_store_waiting",
       "Reads and writes that wait for a connection.",
