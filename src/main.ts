@@ -13,7 +13,7 @@ import { Feed } from "./events/feed.ts";
 import { BundledProxy } from "./proxy/bundled-proxy.ts";
 import { ConfigurableHttpProxy } from "./proxy/configurable-http-proxy.ts";
 import { RouteKeeper } from "./proxy/route-keeper.ts";
-import { prometheusRouteMetrics } from "./proxy/route-metrics.ts";
+import { prometheusRouteMetrics, registerRouteStates } from "./proxy/route-metrics.ts";
 import { Authenticator } from "./registry/authenticator.ts";
 import { CertificateHolders } from "./registry/certificate-holders.ts";
 import { Services } from "./registry/services.ts";
@@ -172,6 +172,7 @@ async function start(config: Config, log: Logger, version: string, started: Stac
           metrics: prometheusRouteMetrics(registry, "default"),
           ...(proxy.isGone === undefined ? {} : { isProxyGone: proxy.isGone }),
         });
+  if (keeper !== undefined) registerRouteStates(registry, "default", { counts: () => keeper.counts() });
 
   const leftovers = new Leftovers(new ProcessTable());
   const outputKeeper = new OutputKeeper({

@@ -3,6 +3,7 @@ import type { Logger } from "pino";
 import type { Clock } from "../domain/clock.ts";
 import { AppError } from "../domain/errors.ts";
 import type { Cursor, Event } from "../domain/event.ts";
+import type { RouteState } from "../domain/route.ts";
 import { type NumberedRoute, planRoutes, type RoutePlan } from "../domain/route-plan.ts";
 import type { Service } from "../domain/service.ts";
 import { type ObservedRoutes, type ProxyDriver, ProxyFailure, type RouteChange, type RouteOutcome } from "./driver.ts";
@@ -111,6 +112,11 @@ export class RouteKeeper {
       this.#demands.push({ reassert, resolve, reject });
       this.#schedule.ring();
     });
+  }
+
+  /** How many routes are in each state. */
+  counts(): Readonly<Record<RouteState, number>> {
+    return this.#book.counts();
   }
 
   /** Looks at the proxy at once: something suggests that it has just come back. */

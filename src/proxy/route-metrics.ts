@@ -5,8 +5,6 @@ import type { RouteState } from "../domain/route.ts";
 export interface RouteMetrics {
   proxyIsUp(isUp: boolean): void;
   proxyRestarted(): void;
-  /** How many routes are in each state, after every look at the whole proxy. */
-  routes(counts: Readonly<Record<RouteState, number>>): void;
   operation(operation: "put" | "remove", outcome: "done" | "transient" | "rejected" | "conflict"): void;
   /** From the moment that the wish was heard to the proxy's confirmation. */
   programmed(durationMs: number): void;
@@ -19,7 +17,6 @@ export interface RouteMetrics {
 export const noRouteMetrics: RouteMetrics = {
   proxyIsUp() {},
   proxyRestarted() {},
-  routes() {},
   operation() {},
   programmed() {},
   reconciled() {},
@@ -27,7 +24,24 @@ export const noRouteMetrics: RouteMetrics = {
   foreignRoutes() {},
 };
 
-/** Tells Prometheus of the routes on one proxy. */
+/** Tells Prometheus how many routes are in each state, whenever it asks. */
+export function registerRouteStates(
+  registry: Registry,
+  proxy: string,
+  { counts }: { readonly counts: () => Readonly<Record<RouteState, number>> },
+): void {
+  new Gauge({
+    name: "steward_routes",
+    help: "Routes by state.",
+    labelNames: ["proxy", "state"],
+    registers: [registry],
+    collect() {
+      for (const [state, count] of Object.entries(counts())) this.set({ proxy, state }, count);
+    },
+  });
+}
+
+/** Tells Prometheus of what is done with the routes on one proxy. */
 export function prometheusRouteMetrics(registry: Registry, proxy: string): RouteMetrics {
   const registers = [registry];
   const ofProxy = { labelNames: ["proxy"], registers } as const;
@@ -41,12 +55,6 @@ export function prometheusRouteMetrics(registry: Registry, proxy: string): Route
     name: "steward_proxy_foreign_routes",
     help: "Routes on the proxy that are not Steward's.",
     ...ofProxy,
-  });
-  const routes = new Gauge({
-    name: "steward_routes",
-    help: "Routes by state.",
-    labelNames: ["proxy", "state"],
-    registers,
   });
   const operations = new Counter({
     name: "steward_route_operations_total",
@@ -87,9 +95,6 @@ export function prometheusRouteMetrics(registry: Registry, proxy: string): Route
   return {
     proxyIsUp: (isUp) => up.set({ proxy }, Number(isUp)),
     proxyRestarted: () => restarts.inc({ proxy }),
-    routes(counts) {
-      for (const [state, count] of Object.entries(counts)) routes.set({ proxy, state }, count);
-    },
     operation: (operation, outcome) => operations.inc({ proxy, operation, outcome }),
     programmed: (durationMs) => programmed.observe({ proxy }, durationMs / 1_000),
     reconciled(durationMs) {

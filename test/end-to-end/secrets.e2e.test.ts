@@ -63,6 +63,7 @@ test("no secret that goes in, in whatever field of whatever request, comes out a
   }
   // What was looked through is what there is to see.
   expect(answers.join("\n")).toContain(environment[0]);
+  expect(readByOthers.join("\n")).toContain(`"${service}"`);
   expect(steward.log).toContain('"api_token":"[redacted]"');
   expect(steward.log).toContain('"environment":"[redacted]"');
   expect(steward.log).toContain('"msg":"slow statement"');
@@ -143,7 +144,7 @@ async function issue({ registry }: Clients, service: string): Promise<void> {
 
 async function issueNarrow(service: string): Promise<string> {
   const { registry } = clientsOf("gRPC-Web", steward.addresses, steward.adminToken);
-  const scopes = ["list:services", "read:services", "read:events", "list:tokens", "read:logs"];
+  const scopes = ["list:services", "read:services", "read:services:logs", "read:routes", "read:events"];
   const { secret } = await registry.issueToken({ service: "", scopes, note: service });
   secrets.push(secret);
   return secret;
