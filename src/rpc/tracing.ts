@@ -1,23 +1,25 @@
 import { Code } from "@connectrpc/connect";
 import {
   isSpanContextValid,
+  ProxyTracerProvider,
   propagation,
   ROOT_CONTEXT,
   type Span,
   SpanKind,
   SpanStatusCode,
+  type Tracer,
   trace,
 } from "@opentelemetry/api";
 import type { Call } from "./call.ts";
 import type { RpcError } from "./errors.ts";
 
-const tracer = trace.getTracer("steward");
-
 /**
- * Opens the server span of a call under the trace that the client sent. Undefined without a tracer: the API alone does nothing. A span that is
- * not recorded stands all the same for the client's decision, so that those below it are not recorded either.
+ * Opens the server span of a call under the trace that the client sent. Undefined while nobody has brought an SDK. A span that is not
+ * recorded stands all the same for the client's decision, so that those below it are not recorded either.
  */
 export function openSpan(call: Call): Span | undefined {
+  const tracer = tracerInUse();
+  if (tracer === undefined) return undefined;
   const parent = propagation.extract(ROOT_CONTEXT, call.arrival.headers);
   const { typeName } = call.target.desc.parent;
   const attributes = {
@@ -39,6 +41,14 @@ export function closeSpan(span: Span, call: Call, error: RpcError | undefined): 
   else if (code !== 0) span.setAttribute(attribute, snakeCase(Code[code]));
   if (serverFaults.has(code)) span.setStatus({ code: SpanStatusCode.ERROR, message: error?.rawMessage ?? "" });
   span.end();
+}
+
+/** Asked for at each call: the SDK may come later than we do. */
+function tracerInUse(): Tracer | undefined {
+  const provider = trace.getTracerProvider();
+  return provider instanceof ProxyTracerProvider
+    ? provider.getDelegateTracer("steward")
+    : provider.getTracer("steward");
 }
 
 /** `HOST:PORT`, or `local` on a Unix socket. */
