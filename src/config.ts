@@ -26,6 +26,9 @@ export interface Config {
   readonly node: string;
   readonly logLevel: LogLevel;
   readonly logFormat: "json" | "pretty";
+  /** From what time on a call, or a statement to the database, is slow, so that the log tells of it. 0: none is. */
+  readonly slowCallMs: number;
+  readonly slowStatementMs: number;
   /** The ports that services with port 0 are given. */
   readonly portRange: { readonly first: number; readonly last: number };
   readonly allowRoot: boolean;
@@ -172,6 +175,8 @@ export const settings = [
   setting("stop-services", undefined, "stop the services when the server stops"),
   setting("log-level", "LEVEL", "trace, debug, info, warn, error or fatal", "info"),
   setting("log-format", "FORMAT", "json, pretty, or auto: pretty on a terminal", "auto"),
+  setting("slow-call", "SECONDS", "calls that take longer are told of in the log; 0 tells of none", "1"),
+  setting("slow-query", "SECONDS", "so are statements to the database", "0.5"),
 ] as const satisfies readonly Setting[];
 
 /** Several things are wrong with the configuration, reported together. */
@@ -240,6 +245,8 @@ export function readConfig(
       "node",
     logLevel: reader.oneOf("log-level", ["trace", "debug", "info", "warn", "error", "fatal"]) ?? "info",
     logFormat: readLogFormat(reader),
+    slowCallMs: reader.number("slow-call", 0, 3_600) * 1_000,
+    slowStatementMs: reader.number("slow-query", 0, 3_600) * 1_000,
     portRange: reader.range("port-range"),
     allowRoot: reader.on("allow-root"),
     stopServices: reader.on("stop-services"),

@@ -13,6 +13,7 @@ import { Feed } from "./events/feed.ts";
 import { BundledProxy } from "./proxy/bundled-proxy.ts";
 import { ConfigurableHttpProxy } from "./proxy/configurable-http-proxy.ts";
 import { RouteKeeper } from "./proxy/route-keeper.ts";
+import { prometheusRouteMetrics, registerRouteStates } from "./proxy/route-metrics.ts";
 import { Authenticator } from "./registry/authenticator.ts";
 import { CertificateHolders } from "./registry/certificate-holders.ts";
 import { KnownServices } from "./registry/known-services.ts";
@@ -42,6 +43,7 @@ import { HostChecks } from "./supervisor/host-checks.ts";
 import { Launcher } from "./supervisor/launcher.ts";
 import { Leftovers } from "./supervisor/leftovers.ts";
 import { LimitRules } from "./supervisor/limit-rules.ts";
+import { registerSupervisorMetrics } from "./supervisor/metrics.ts";
 import { OutputKeeper } from "./supervisor/output-keeper.ts";
 import { ProcessTable } from "./supervisor/process-table.ts";
 import { RestartBudget } from "./supervisor/restart-budget.ts";
@@ -91,8 +93,16 @@ async function start(config: Config, log: Logger, version: string, started: Stac
   const limitRules = new LimitRules({ groups, unenforced: config.unenforcedLimits });
   log.info({ cgroups: groups === undefined ? "none" : groups.controllers }, "how services are held and limited");
   const keys = new TokenKeys(await readPepper(config.pepperFile));
+  const metrics = new Metrics({ processMetrics: true });
+  const { registry } = metrics;
 
-  const store = new Store({ connection: await connectionOf(config, log, started), node: config.node, log });
+  const store = new Store({
+    connection: await connectionOf(config, log, started),
+    node: config.node,
+    log,
+    slowStatementMs: config.slowStatementMs,
+    registry,
+  });
   await started.add(store);
   const { storeUid } = store;
   const source = {
@@ -100,7 +110,7 @@ async function start(config: Config, log: Logger, version: string, started: Stac
     bounds: () => store.events.bounds(),
     onAppended: (listener: () => void) => store.wakeups.onAppended(listener),
   };
-  const feed = await started.add(new Feed(source, { storeUid, onFailure }));
+  const feed = await started.add(new Feed(source, { storeUid, onFailure, registry }));
   const authenticator = await started.add(
     new Authenticator({
       source: store.tokens,
@@ -162,8 +172,10 @@ async function start(config: Config, log: Logger, version: string, started: Stac
           clock,
           log,
           epoch: 1,
+          metrics: prometheusRouteMetrics(registry, "default"),
           ...(proxy.isGone === undefined ? {} : { isProxyGone: proxy.isGone }),
         });
+  if (keeper !== undefined) registerRouteStates(registry, "default", { counts: () => keeper.counts() });
 
   const leftovers = new Leftovers(new ProcessTable());
   const outputKeeper = new OutputKeeper({
@@ -219,6 +231,7 @@ async function start(config: Config, log: Logger, version: string, started: Stac
     services: store.services,
     instances: store.instances,
   });
+  registerSupervisorMetrics(registry, supervisor);
   started.push(() => outputKeeper.stop());
   await started.add(supervisor);
   await started.add(
@@ -298,6 +311,7 @@ async function start(config: Config, log: Logger, version: string, started: Stac
             seen,
             head: () => feed.head,
           }),
+          { waiting: ["wait"] },
         ),
       ],
       authenticate: (secret) => authenticator.authenticate(secret),
@@ -313,7 +327,8 @@ async function start(config: Config, log: Logger, version: string, started: Stac
       drain: { noticeMs: config.drainNoticeMs },
       endWaits: () => waiting.stop(),
       reflection: "token",
-      metrics: new Metrics({ processMetrics: true }),
+      metrics,
+      slowCallMs: config.slowCallMs,
       log,
     });
     certificates?.whenChanged((material) => server.reloadTls(material));

@@ -3,6 +3,7 @@ import { pino } from "pino";
 import pretty from "pino-pretty";
 import type { Config } from "./config.ts";
 import { startSteward } from "./main.ts";
+import { currentCall } from "./rpc/current-call.ts";
 
 /** One Ctrl-C may come twice, from the terminal and through npm, and is one wish all the same. */
 const sameWishMs = 1_000;
@@ -13,7 +14,7 @@ export async function serveUntilStopped(config: Config, version: string): Promis
     config.logFormat === "pretty"
       ? pretty({ destination: 2, sync: true, ignore: "pid,hostname" })
       : pino.destination({ dest: 2, sync: true });
-  const log = pino({ level: config.logLevel, base: { node: config.node } }, stream);
+  const log = pino({ level: config.logLevel, base: { node: config.node }, mixin: currentCall }, stream);
   const stopping = AbortSignal.any([onSignal("SIGTERM"), onSignal("SIGINT")]);
   const steward = await startSteward(config, log, version);
   const { connect, grpc, local, proxy } = steward.addresses;

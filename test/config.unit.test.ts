@@ -276,6 +276,8 @@ const samples: readonly Sample[] = [
     bad: "xml",
     allowed: "json, pretty, auto",
   },
+  { flag: "slow-call", given: "0", other: "2", config: { slowCallMs: 0 }, bad: "never", allowed: "0 to 3600" },
+  { flag: "slow-query", given: "0.25", other: "2", config: { slowStatementMs: 250 }, bad: "-1", allowed: "0 to 3600" },
 ];
 
 const text = (value: string | (() => string)) => (typeof value === "string" ? value : value());
@@ -325,6 +327,8 @@ test("without any setting there are sensible ones", () => {
     stopServices: false,
     cgroups: "auto",
     unenforcedLimits: "refuse",
+    slowCallMs: 1_000,
+    slowStatementMs: 500,
     publicUrl: "",
     inheritedEnvironment: { PATH: "/bin", LANG: "C" },
   });

@@ -1,6 +1,8 @@
 import { setTimeout as delay } from "node:timers/promises";
+import { Registry } from "prom-client";
 import { AppError } from "../domain/errors.ts";
 import type { Cursor, Event } from "../domain/event.ts";
+import { FeedMetrics } from "./metrics.ts";
 import { Ring } from "./ring.ts";
 
 /** What the feed needs of the store. */
@@ -21,12 +23,16 @@ export interface FeedOptions {
   readonly ringSize?: number;
   /** How many bytes they may have, as estimated. Default 16 MiB: memory makes each fork slower. */
   readonly ringBytes?: number;
+  /** Where its metrics are told. */
+  readonly registry?: Registry;
 }
 
 export interface FollowOptions {
   /** Where to begin. Undefined: what happens from now on. */
   readonly after: Cursor | undefined;
   readonly matches?: (event: Event) => boolean;
+  /** Who follows, as the metrics name it. */
+  readonly follower?: string;
   /** How long to wait with a progress when nothing matches. Default 30 s. */
   readonly progressIntervalMs?: number;
   readonly signal: AbortSignal;
@@ -56,22 +62,31 @@ const longestRetryMs = 2_000;
 export class Feed {
   readonly #source: EventSource;
   readonly #options: FeedOptions;
+  readonly #metrics: FeedMetrics;
   readonly #stopping = new AbortController();
   #ring: Ring;
   #head = 0n;
   #appended = Promise.withResolvers<void>();
   #grown = Promise.withResolvers<void>();
   #running: Promise<void> | undefined;
+  /** Since when something is known to be there that was not read. */
+  #wokenAtMs: number | undefined;
 
   constructor(source: EventSource, options: FeedOptions) {
     this.#source = source;
     this.#options = options;
     this.#ring = this.#emptyRing();
+    this.#metrics = new FeedMetrics(options.registry ?? new Registry(), this);
   }
 
   /** The newest revision that followers can see. */
   get head(): bigint {
     return this.#head;
+  }
+
+  /** The newest events, in memory. */
+  get ring(): Pick<Ring, "start" | "size" | "bytes"> {
+    return this.#ring;
   }
 
   async start(): Promise<void> {
@@ -110,6 +125,7 @@ export class Feed {
       progressIntervalMs,
     };
     const wait = new Waiter(options.signal);
+    const follower = this.#metrics.enter(options.follower ?? "other", position, options.signal);
     try {
       let told = performance.now();
       while (!options.signal.aborted) {
@@ -117,8 +133,10 @@ export class Feed {
         if (position < this.#head) {
           const { events, upTo } = await this.#next(position);
           position = upTo;
+          follower.position = upTo;
           const matching = options.matches === undefined ? events : events.filter(options.matches);
           if (matching.length > 0) {
+            follower.delivered(matching.length);
             yield { kind: "events", events: matching, cursor: this.#cursor(position) };
             told = performance.now();
           }
@@ -131,6 +149,7 @@ export class Feed {
       }
     } finally {
       wait.end();
+      follower.leave();
     }
   }
 
@@ -142,6 +161,7 @@ export class Feed {
     }
     // What comes to be seen while we read may not be in what was read.
     const head = this.#head;
+    this.#metrics.caughtUp();
     const read = await this.#source.readAfter(position, eventsARead);
     const events = read.filter(({ revision }) => revision <= head);
     // What was read may have been thinned out meanwhile: then the reader has fallen out of what is kept.
@@ -184,13 +204,14 @@ export class Feed {
 
   async #run(): Promise<void> {
     const { signal } = this.#stopping;
-    const unsubscribe = this.#source.onAppended(() => this.#appended.resolve());
+    const unsubscribe = this.#source.onAppended(() => this.#woken());
     for (let failures = 0; !signal.aborted; ) {
       try {
         while (await this.#read()) failures = 0;
         await this.#appended.promise;
         this.#appended = Promise.withResolvers();
       } catch (error) {
+        this.#metrics.readFailed();
         this.#options.onFailure(error);
         await delay(Math.min(longestRetryMs, 50 * 2 ** failures++), undefined, { signal }).catch(() => undefined);
       }
@@ -198,9 +219,16 @@ export class Feed {
     unsubscribe();
   }
 
+  #woken(): void {
+    this.#wokenAtMs ??= performance.now();
+    this.#appended.resolve();
+  }
+
   /** Reads on from the head; returns whether there was something. */
   async #read(): Promise<boolean> {
     if (this.#stopping.signal.aborted) return false;
+    const wokenAtMs = this.#wokenAtMs ?? performance.now();
+    this.#wokenAtMs = undefined;
     const events = await this.#source.readAfter(this.#head, eventsARead);
     if (events.length === 0) return false;
     const last = lastOfDense(this.#head, events);
@@ -209,6 +237,7 @@ export class Feed {
     const grown = this.#grown;
     this.#grown = Promise.withResolvers();
     grown.resolve();
+    this.#metrics.appended(events, performance.now() - wokenAtMs);
     return true;
   }
 

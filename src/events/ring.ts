@@ -27,6 +27,15 @@ export class Ring {
     return this.#start;
   }
 
+  get size(): number {
+    return this.#events.length;
+  }
+
+  /** As estimated. */
+  get bytes(): number {
+    return this.#bytes;
+  }
+
   /** Adds the revisions that follow, whole. */
   push(events: readonly Event[]): void {
     for (const event of events) {

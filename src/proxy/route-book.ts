@@ -162,7 +162,13 @@ export class RouteBook {
   /** Records every route whose state follows differently from what is known now. */
   settleAll(): void {
     for (const entry of this.#entries.values()) this.#settle(entry);
-    this.#options.metrics.routes(this.#counts());
+  }
+
+  /** How many routes are recorded in each state. */
+  counts(): Record<RouteState, number> {
+    const counts = { pending: 0, programmed: 0, degraded: 0, blocked: 0, removing: 0 };
+    for (const { recorded } of this.#entries.values()) if (recorded !== undefined) counts[recorded.state] += 1;
+    return counts;
   }
 
   /** Records something of the proxy itself. */
@@ -260,12 +266,6 @@ export class RouteBook {
   #record(fact: RouteFact, onDurable?: () => void): void {
     const { facts, onLost } = this.#options;
     facts.record(fact).then(onDurable, onLost);
-  }
-
-  #counts(): Record<RouteState, number> {
-    const counts = { pending: 0, programmed: 0, degraded: 0, blocked: 0, removing: 0 };
-    for (const { recorded } of this.#entries.values()) if (recorded !== undefined) counts[recorded.state] += 1;
-    return counts;
   }
 }
 

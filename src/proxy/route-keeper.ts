@@ -3,6 +3,7 @@ import type { Logger } from "pino";
 import type { Clock } from "../domain/clock.ts";
 import { AppError } from "../domain/errors.ts";
 import type { Cursor, Event } from "../domain/event.ts";
+import type { RouteState } from "../domain/route.ts";
 import { type NumberedRoute, planRoutes, type RoutePlan } from "../domain/route-plan.ts";
 import type { Service } from "../domain/service.ts";
 import { type ObservedRoutes, type ProxyDriver, ProxyFailure, type RouteChange, type RouteOutcome } from "./driver.ts";
@@ -20,7 +21,11 @@ export interface ServiceSnapshots {
 
 /** What the route keeper needs of the feed. */
 export interface EventFollower {
-  follow(o: { readonly after: Cursor; readonly signal: AbortSignal }): AsyncIterable<FollowedItem>;
+  follow(o: {
+    readonly after: Cursor;
+    readonly signal: AbortSignal;
+    readonly follower: string;
+  }): AsyncIterable<FollowedItem>;
 }
 
 export type FollowedItem =
@@ -109,6 +114,11 @@ export class RouteKeeper {
     });
   }
 
+  /** How many routes are in each state. */
+  counts(): Readonly<Record<RouteState, number>> {
+    return this.#book.counts();
+  }
+
   /** Looks at the proxy at once: something suggests that it has just come back. */
   wake(): void {
     this.#health.hope(this.#options.clock.monotonicMs());
@@ -128,7 +138,7 @@ export class RouteKeeper {
     for (let after: Cursor | undefined = from; !signal.aborted; ) {
       try {
         after ??= await this.#load();
-        for await (const item of feed.follow({ after, signal })) {
+        for await (const item of feed.follow({ after, signal, follower: "routes" })) {
           if (item.kind === "events") item.events.forEach((event) => this.#hear(event));
           after = item.cursor;
         }

@@ -162,7 +162,7 @@ export class Authenticator {
     const { signal } = this.#stopping;
     for (let after: Cursor | undefined = from; after !== undefined; ) {
       try {
-        for await (const item of feed.follow({ after, matches: touchesTokens, signal })) {
+        for await (const item of feed.follow({ after, matches: touchesTokens, signal, follower: "tokens" })) {
           if (item.kind === "events") for (const event of item.events) await this.#apply(event);
         }
         return;

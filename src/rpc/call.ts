@@ -1,8 +1,10 @@
 import { randomUUID } from "node:crypto";
 import type { IncomingHttpHeaders } from "node:http";
 import type { DescMessage, DescMethod, MessageShape } from "@bufbuild/protobuf";
+import { Code } from "@connectrpc/connect";
 import type { Span } from "@opentelemetry/api";
 import type { ClientCertificate, Principal } from "../domain/principal.ts";
+import { within } from "./current-call.ts";
 import { deadlineExceeded, type RpcError } from "./errors.ts";
 import { anybody } from "./gate.ts";
 import type { AnyHandler, CallContext } from "./handler.ts";
@@ -19,6 +21,8 @@ export interface Method {
   readonly handler: AnyHandler;
   readonly isOpen: boolean;
   readonly isStream: boolean;
+  /** Whether its calls take as long as what they wait for. */
+  readonly isWaiting: boolean;
   readonly metrics: MethodMetrics;
 }
 
@@ -138,24 +142,31 @@ export class Call implements CallContext {
   interrupt(error: RpcError): void {
     if (this.#hasEnded || this.#interrupted !== undefined) return;
     this.#interrupted = error;
-    this.#controller?.abort(error);
+    this.#abort(error);
     this.#onInterrupt?.(error);
   }
 
-  /** The call is over. The first end counts. */
+  /** The call is over. The first end counts; if the client went after an interruption, the interruption. */
   end(error?: RpcError): void {
     if (this.#hasEnded) return;
     this.#hasEnded = true;
     clearTimeout(this.#timer);
     this.#onInterrupt = undefined;
-    this.#controller?.abort(error ?? callOver);
-    this.#onEnd(this, error);
+    this.#abort(error ?? callOver);
+    this.#onEnd(this, error?.code === Code.Canceled ? (this.#interrupted ?? error) : error);
+  }
+
+  /** Whoever listens still does so for this call. */
+  #abort(reason: Error): void {
+    const controller = this.#controller;
+    if (controller !== undefined) within(this, () => controller.abort(reason));
   }
 }
 
 // One for all: an abort without a reason makes a DOMException with a stack, a tenth of the cost of a small call.
 const callOver = new Error("the call is over");
 
-function callIdOf(header: string | string[] | undefined): string {
+/** The id that names a call: the client's, if it sent one that can be, else a new one. */
+export function callIdOf(header: string | string[] | undefined): string {
   return typeof header === "string" && /^[\w.:-]{8,64}$/.test(header) ? header : randomUUID();
 }

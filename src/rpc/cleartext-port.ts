@@ -11,10 +11,16 @@ export function shareCleartextPort(http1: Http1Server, http2: Http2Server, first
   http1.removeAllListeners("connection");
   http1.on("connection", (socket: Socket) => {
     sniff(socket, firstByteMs, (speaksHttp2) => {
-      if (speaksHttp2) http2.emit("connection", socket);
+      if (speaksHttp2) serveHttp2(socket, http2);
       else for (const serve of serveHttp1) serve.call(http1, socket);
     });
   });
+}
+
+function serveHttp2(socket: Socket, http2: Http2Server): void {
+  // Servers of HTTP/1.1 let clients close their half first. Here that is the end: without this the streams of who has left would stay open.
+  socket.allowHalfOpen = false;
+  http2.emit("connection", socket);
 }
 
 // No HTTP/1 method begins like this (RFC 9113, 3.4).

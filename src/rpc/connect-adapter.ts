@@ -28,6 +28,7 @@ import { Http1Age } from "./http1-age.ts";
 import { bodyOf } from "./http1-body.ts";
 import { unwrapShared } from "./interruptible-stream.ts";
 import type { Limits } from "./limits.ts";
+import { methodUnknown } from "./malformed.ts";
 import { type HttpHandler, type HttpRequest, type HttpResponse, pathOf } from "./pages.ts";
 import { peerOf } from "./peer.ts";
 import type { Input, Pipeline } from "./pipeline.ts";
@@ -79,7 +80,7 @@ export class ConnectAdapter {
     if (looksLikeMethod(path) && this.#cors.handle(request, response)) return;
     const route = this.#routes.get(path);
     if (route !== undefined) void this.#serve(route, request, response);
-    else if (looksLikeMethod(path)) refuseUnknownMethod(path, request, response);
+    else if (looksLikeMethod(path)) this.#refuseUnknown(path, request, response);
     else this.#pages(request, response);
   };
 
@@ -93,6 +94,12 @@ export class ConnectAdapter {
     if (method !== undefined) this.#routes.set(handle.requestPath, { method, handle });
   }
 
+  #refuseUnknown(path: string, request: HttpRequest, response: HttpResponse): void {
+    const { headers, socket } = request;
+    const arrival = { path, protocol: protocolOf(headers["content-type"]), peer: peerOf(socket).address, headers };
+    refuseUnknownMethod(this.#pipeline.turnAway(arrival, methodUnknown(path)), request, response);
+  }
+
   async #serve({ method, handle }: Route, request: HttpRequest, response: HttpResponse): Promise<void> {
     const exchange = this.#begin(method, request);
     const { call } = exchange;
@@ -103,11 +110,14 @@ export class ConnectAdapter {
       const answer = await handle(
         "stream" in request ? universal : { ...universal, body: bodyOf(request, response, this.#limits) },
       );
-      if (!exchange.isPastGate) call.end(new RpcError(Code.Unknown, `HTTP status ${answer.status}`, []));
+      if (!exchange.isPastGate) {
+        response.setHeader("x-request-id", call.callId);
+        call.end(new RpcError(Code.Unknown, `HTTP status ${answer.status}`, []));
+      }
       await universalResponseToNodeResponse(answer, response);
     } catch (error) {
       // Most often the client hung up in the middle, and so did a thousand others.
-      this.#log.debug({ err: error, callId: call.callId, method: call.method }, "a response could not be written");
+      this.#log.debug({ err: error, requestId: call.callId, method: call.method }, "a response could not be written");
       call.end(clientGone(call.callId));
       response.destroy();
     }

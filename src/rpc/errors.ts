@@ -60,6 +60,12 @@ export function isBug(error: unknown): boolean {
   return !(error instanceof AppError) && !(error instanceof RpcError);
 }
 
+/** Why a call failed, in the word that its ErrorInfo has; undefined if the client ended it or its time was over. */
+export function reasonOf({ cause }: RpcError): string | undefined {
+  if (cause instanceof AppError) return cause.reason;
+  return cause === undefined ? undefined : "INTERNAL";
+}
+
 /** The deadline that the client set has passed. */
 export function deadlineExceeded(callId: string): RpcError {
   return new RpcError(Code.DeadlineExceeded, "the deadline of the call has passed", [requestInfo(callId)]);

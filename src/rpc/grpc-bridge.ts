@@ -13,7 +13,7 @@ import {
   type sendUnaryData,
 } from "@grpc/grpc-js";
 import type { Call, Method } from "./call.ts";
-import { clientGone, RpcError, rpcError } from "./errors.ts";
+import { clientGone, RpcError } from "./errors.ts";
 import { decodeRequest, encodeResponse } from "./grpc-codec.ts";
 import { closeIfUnread, placeDoor, refuseStream } from "./grpc-door.ts";
 import { BareMetadata, SuccessTrailers } from "./grpc-metadata.ts";
@@ -48,14 +48,13 @@ export class GrpcBridge {
   #enter(stream: ServerHttp2Stream, headers: IncomingHttpHeaders): IncomingHttpHeaders | undefined {
     const path = headers[":path"] ?? "";
     if (headers["content-type"]?.startsWith("application/grpc") !== true) return headers;
-    const unfit = unfitness(headers);
-    if (unfit !== undefined) {
-      refuseStream(stream, new RpcError(Code.Unimplemented, unfit, []));
-      return undefined;
-    }
     const method = this.#pipeline.methods.get(path);
-    if (method !== undefined) return this.#admit(method, stream, headers);
-    refuseStream(stream, rpcError(methodUnknown(path), crypto.randomUUID()));
+    const unfit = unfitness(headers);
+    if (method !== undefined && unfit === undefined) return this.#admit(method, stream, headers);
+    const why = unfit === undefined ? methodUnknown(path) : new RpcError(Code.Unimplemented, unfit, []);
+    const { address: peer } = peerOf(stream.session?.socket);
+    const { error, callId } = this.#pipeline.turnAway({ path, protocol: "grpc", peer, headers }, why);
+    refuseStream(stream, error, callId);
     return undefined;
   }
 
@@ -71,7 +70,7 @@ export class GrpcBridge {
     });
     const refuse = (error: RpcError) => {
       call.end(error);
-      refuseStream(stream, error);
+      refuseStream(stream, error, call.callId);
     };
     try {
       this.#pipeline.admit(call);

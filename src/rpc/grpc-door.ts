@@ -25,11 +25,11 @@ export function placeDoor(server: Server, door: Door): void {
 }
 
 /** Answers a call with a failure and nothing else, whether or not its body has come. */
-export function refuseStream(stream: ServerHttp2Stream, error: RpcError): void {
+export function refuseStream(stream: ServerHttp2Stream, error: RpcError, callId: string): void {
   stream.on("error", ignoreLateReset);
   if (stream.closed || stream.destroyed) return;
   if (!stream.headersSent)
-    stream.respond({ ":status": 200, ...trailersOnly(error, "application/grpc+proto") }, { endStream: true });
+    stream.respond({ ":status": 200, ...trailersOnly(error, callId, "application/grpc+proto") }, { endStream: true });
   stream.close(constants.NGHTTP2_NO_ERROR);
 }
 

@@ -13,9 +13,10 @@ export function statusDetails(error: RpcError): Buffer {
 }
 
 /** The headers of a gRPC answer that consists of a failure alone. The HTTP status is 200: the call was answered. */
-export function trailersOnly(error: RpcError, contentType: string): Record<string, string> {
+export function trailersOnly(error: RpcError, callId: string, contentType: string): Record<string, string> {
   return {
     "content-type": contentType,
+    "x-request-id": callId,
     "grpc-status": String(error.code),
     "grpc-message": encodeURIComponent(error.rawMessage),
     "grpc-status-details-bin": statusDetails(error).toString("base64").replace(/=+$/, ""),

@@ -92,6 +92,8 @@ export interface ServedService {
   readonly handlers: Readonly<Record<string, AnyHandler>>;
   /** `open`: answered without a token (health). Default: `token`. */
   readonly access: "token" | "open";
+  /** The methods, by local name, whose calls wait for something to happen: they take as long as it takes. */
+  readonly waiting: readonly string[];
 }
 
 /** A handler whose types were checked by `serve`: it takes its method's request and returns a promise or an async iterable of its response. */
@@ -101,7 +103,10 @@ export type AnyHandler = (request: never, context: CallContext) => object;
 export function serve<S extends DescService>(
   desc: S,
   handlers: Handlers<S>,
-  { access = "token" }: { access?: ServedService["access"] } = {},
+  {
+    access = "token",
+    waiting = [],
+  }: { access?: ServedService["access"]; waiting?: readonly (keyof S["method"] & string)[] } = {},
 ): ServedService {
-  return { desc, handlers: handlers as ServedService["handlers"], access };
+  return { desc, handlers: handlers as ServedService["handlers"], access, waiting };
 }

@@ -1,4 +1,5 @@
 import type { Call } from "./call.ts";
+import { within } from "./current-call.ts";
 import { clientGone, type RpcError } from "./errors.ts";
 import { type AnyResponse, Shared, type StreamItem } from "./handler.ts";
 
@@ -36,9 +37,7 @@ export class InterruptibleStream implements AsyncIterableIterator<StreamItem, un
       if (this.#isOver) return resolve(over);
       this.#reject = rejectWith;
       try {
-        this.#iterator()
-          .next()
-          .then((result) => resolve(this.#received(result)), rejectWith);
+        within(this.#call, () => this.#iterator().next()).then((result) => resolve(this.#received(result)), rejectWith);
       } catch (error) {
         rejectWith(error);
       }

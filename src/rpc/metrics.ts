@@ -1,14 +1,22 @@
 import type { DescMethod } from "@bufbuild/protobuf";
 import { Code } from "@connectrpc/connect";
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from "prom-client";
+import { ErrorReasonSchema } from "../../gen/steward/v1/error_pb.ts";
 
 const labelNames = ["grpc_type", "grpc_service", "grpc_method"];
+
+/** Stands for the service and the method of calls that no method was found for: what clients make up shall not become series. */
+const unknown = "unknown";
 
 /** What Prometheus sees of the calls, under the names of go-grpc-prometheus, so that existing dashboards fit. */
 export class Metrics {
   readonly registry: Registry;
+  /** The calls of methods that there are not. */
+  readonly unknownMethod: MethodMetrics;
+  slowCalls = 0;
   readonly #seconds: Histogram;
   readonly #methods: MethodMetrics[] = [];
+  readonly #reasons = new Map(ErrorReasonSchema.values.map(({ name }) => [name.replace("ERROR_REASON_", ""), 0]));
 
   /** `processMetrics` adds the memory, CPU and event loop of this process. */
   constructor({
@@ -28,12 +36,26 @@ export class Metrics {
     this.#counter("grpc_server_msg_sent_total", "Response messages.", (method) => method.sentMessages);
     this.#handledCounter();
     this.#openGauge();
+    this.#reasonCounter();
+    this.#slowCounter();
+    this.unknownMethod = this.#method("unary", unknown, unknown);
     if (processMetrics) collectDefaultMetrics({ register: registry });
   }
 
-  /** The counters of one method, there from the start with the value 0. */
-  of(method: DescMethod): MethodMetrics {
-    const metrics = new MethodMetrics(method, this.#seconds);
+  /** The counters of one method, there from the start with the value 0 for every code. */
+  of({ methodKind, parent, name }: DescMethod): MethodMetrics {
+    return this.#method(methodKind.replace("streaming", "stream"), parent.typeName, name);
+  }
+
+  /** A call failed for a reason of the one table of errors; ends that the client brought about have none. */
+  failed(reason: string): void {
+    this.#reasons.set(reason, (this.#reasons.get(reason) ?? 0) + 1);
+  }
+
+  #method(type: string, service: string, name: string): MethodMetrics {
+    const labels = { grpc_type: type, grpc_service: service, grpc_method: name };
+    const metrics = new MethodMetrics(labels, this.#seconds);
+    this.#seconds.zero(labels);
     this.#methods.push(metrics);
     return metrics;
   }
@@ -62,9 +84,35 @@ export class Metrics {
       registers: [this.registry],
       collect() {
         this.reset();
-        for (const { labels, endedCalls } of methods) {
-          for (const [code, count] of endedCalls) this.inc({ ...labels, grpc_code: codeName(code) }, count);
-        }
+        for (const { labels, endedCalls } of methods)
+          endedCalls.forEach((count, code) => this.inc({ ...labels, grpc_code: codeNames[code] ?? "" }, count));
+      },
+    });
+  }
+
+  #reasonCounter(): void {
+    const reasons = this.#reasons;
+    new Counter({
+      name: "steward_rpc_errors_total",
+      help: "Calls that failed, by the reason that their error has.",
+      labelNames: ["reason"],
+      registers: [this.registry],
+      collect() {
+        this.reset();
+        for (const [reason, count] of reasons) this.inc({ reason }, count);
+      },
+    });
+  }
+
+  #slowCounter(): void {
+    const slowCalls = () => this.slowCalls;
+    new Counter({
+      name: "steward_rpc_slow_calls_total",
+      help: "Calls slower than --slow-call; streams and waits are none.",
+      registers: [this.registry],
+      collect() {
+        this.reset();
+        this.inc(slowCalls());
       },
     });
   }
@@ -86,16 +134,16 @@ export class Metrics {
 /** One method's counters. */
 export class MethodMetrics {
   readonly labels: Readonly<Record<string, string>>;
-  readonly endedCalls = new Map<Code | 0, number>();
+  /** By the number of the code. */
+  readonly endedCalls: number[] = codeNames.map(() => 0);
   startedCalls = 0;
   openCalls = 0;
   receivedMessages = 0;
   sentMessages = 0;
   readonly #seconds: Histogram;
 
-  constructor({ methodKind, parent, name }: DescMethod, seconds: Histogram) {
-    const type = methodKind.replace("streaming", "stream");
-    this.labels = { grpc_type: type, grpc_service: parent.typeName, grpc_method: name };
+  constructor(labels: Readonly<Record<string, string>>, seconds: Histogram) {
+    this.labels = labels;
     this.#seconds = seconds;
   }
 
@@ -115,11 +163,10 @@ export class MethodMetrics {
   /** 0 is OK. */
   handled(code: Code | 0, durationMs: number): void {
     this.openCalls -= 1;
-    this.endedCalls.set(code, (this.endedCalls.get(code) ?? 0) + 1);
+    this.endedCalls[code] = (this.endedCalls[code] ?? 0) + 1;
     this.#seconds.observe(this.labels, durationMs / 1000);
   }
 }
 
-function codeName(code: Code | 0): string {
-  return code === 0 ? "OK" : Code[code];
-}
+/** By their numbers, 0 to 16. */
+const codeNames: readonly string[] = ["OK", ...Array.from({ length: 16 }, (_, index) => Code[index + 1] ?? "")];

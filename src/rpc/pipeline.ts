@@ -3,18 +3,20 @@ import type { Message } from "@bufbuild/protobuf";
 import { Code } from "@connectrpc/connect";
 import type { Logger } from "pino";
 import { AppError } from "../domain/errors.ts";
+import { LineBudget } from "../domain/line-budget.ts";
 import type { Principal } from "../domain/principal.ts";
-import { type Arrival, Call, type Method } from "./call.ts";
+import { type Arrival, Call, callIdOf, type Method } from "./call.ts";
+import { within } from "./current-call.ts";
 import { connectTimeoutMs, grpcTimeoutMs } from "./deadline.ts";
-import { clientGone, isBug, RpcError, rpcError } from "./errors.ts";
-import type { Gate } from "./gate.ts";
+import { clientGone, isBug, RpcError, reasonOf, rpcError } from "./errors.ts";
+import { anybody, type Gate } from "./gate.ts";
 import type { ServedService, StreamItem } from "./handler.ts";
 import { InterruptibleStream } from "./interruptible-stream.ts";
 import type { Limits } from "./limits.ts";
 import type { Metrics } from "./metrics.ts";
 import { redact } from "./redact.ts";
 import { StreamQuota } from "./stream-quota.ts";
-import { closeSpan, openSpan, within } from "./tracing.ts";
+import { closeSpan, openSpan } from "./tracing.ts";
 import { Validation } from "./validation.ts";
 
 export interface PipelineOptions {
@@ -23,6 +25,8 @@ export interface PipelineOptions {
   readonly limits: Limits;
   readonly metrics: Metrics;
   readonly log: Logger;
+  /** From what time on a call is slow, so that the log tells of it; 0: none is. */
+  readonly slowCallMs: number;
 }
 
 /**
@@ -33,21 +37,38 @@ export class Pipeline {
   readonly methods: ReadonlyMap<string, Method>;
   readonly services: readonly ServedService[];
   readonly #gate: Gate;
+  readonly #metrics: Metrics;
   readonly #log: Logger;
   readonly #quota: StreamQuota;
+  readonly #slowCallMs: number;
+  readonly #slowLines = new LineBudget();
   readonly #validation = new Validation();
   readonly #open = new Set<Call>();
   readonly #onEnd = (call: Call, error: RpcError | undefined) => this.#ended(call, error);
   #refusal: AppError | undefined;
   #whenEmpty: (() => void) | undefined;
 
-  constructor({ services, gate, limits, metrics, log }: PipelineOptions) {
+  constructor({ services, gate, limits, metrics, log, slowCallMs }: PipelineOptions) {
     this.services = services;
     this.#gate = gate;
+    this.#metrics = metrics;
     this.#log = log;
     this.#quota = new StreamQuota(limits);
+    this.#slowCallMs = slowCallMs;
     this.methods = new Map(services.flatMap((service) => methodsOf(service, metrics)).map((m) => [m.path, m]));
     for (const method of this.methods.values()) this.#validation.prepare(method.desc.input);
+  }
+
+  /** Refuses what is no call: there is no such method, or it does not come as the method wants. Counted and logged like the calls that are. */
+  turnAway({ path, protocol, peer, headers }: NoCall, why: AppError | RpcError): { error: RpcError; callId: string } {
+    const callId = callIdOf(headers["x-request-id"]);
+    const error = rpcError(why, callId);
+    const metrics = this.methods.get(path)?.metrics ?? this.#metrics.unknownMethod;
+    metrics.started();
+    metrics.handled(error.code, 0);
+    this.#countReason(error);
+    this.#logEnd({ callId, method: path.slice(0, 256), protocol, peer, principal: anybody }, error, 0);
+    return { error, callId };
   }
 
   /** Takes a call in. From here on it has an id and will have an end. */
@@ -75,9 +96,11 @@ export class Pipeline {
   /** Runs a unary handler. Rejects with RpcError only, and at once when the call is interrupted. */
   async unary(call: Call, request: Message): Promise<StreamItem> {
     try {
-      this.#received(call, request);
-      call.request = request;
-      return await interruptible(call, () => this.#runUnary(call, request));
+      return await within(call, () => {
+        this.#received(call, request);
+        call.request = request;
+        return interruptible(call, () => this.#runUnary(call, request));
+      });
     } catch (error) {
       throw this.fail(call, error);
     }
@@ -95,7 +118,7 @@ export class Pipeline {
   /** Turns any failure into what the client gets; a bug is logged whole, once. */
   fail(call: Call, error: unknown): RpcError {
     if (isBug(error) && !call.hasEnded) {
-      this.#log.error({ err: error, callId: call.callId, method: call.method }, "a call failed by a bug");
+      this.#log.error({ err: error, requestId: call.callId, method: call.method }, "a call failed by a bug");
     }
     return rpcError(error, call.callId);
   }
@@ -166,7 +189,7 @@ export class Pipeline {
     metrics.received();
     if (this.#log.isLevelEnabled("trace")) {
       const shown = redact(desc.input, request);
-      this.#log.trace({ callId: call.callId, method: call.method, request: shown }, "request");
+      this.#log.trace({ requestId: call.callId, method: call.method, request: shown }, "request");
     }
     this.#validation.check(desc.input, request);
   }
@@ -186,7 +209,7 @@ export class Pipeline {
 
   /** Which handler takes and returns what was settled by `serve`; the method's kind says which form it has. */
   #run(call: Call, input: Input): object {
-    return within(call.span, () => call.target.handler(input as never, call));
+    return call.target.handler(input as never, call);
   }
 
   async *#checked(call: Call, requests: AsyncIterable<Message>): AsyncIterable<Message> {
@@ -202,20 +225,41 @@ export class Pipeline {
     const durationMs = performance.now() - call.startedMs;
     call.target.metrics.handled(error?.code ?? 0, durationMs);
     if (call.span !== undefined) closeSpan(call.span, call, error);
+    if (error !== undefined) this.#countReason(error);
     this.#logEnd(call, error, durationMs);
+    if (durationMs >= this.#slowCallMs) this.#logSlow(call, error, durationMs);
     if (this.#open.size === 0) this.#whenEmpty?.();
   }
 
-  #logEnd(call: Call, error: RpcError | undefined, durationMs: number): void {
+  #countReason(error: RpcError): void {
+    const reason = reasonOf(error);
+    if (reason !== undefined) this.#metrics.failed(reason);
+  }
+
+  #logEnd(call: Named, error: RpcError | undefined, durationMs: number): void {
     const level = error !== undefined && notable.has(error.code) ? "info" : "debug";
-    if (!this.#log.isLevelEnabled(level)) return;
-    const code = error === undefined ? "OK" : Code[error.code];
-    const failure = error === undefined ? {} : { error: error.rawMessage };
-    const { callId, method, protocol, peer, principal } = call;
-    const fields = { callId, method, protocol, peer, principal: principal.name, code, durationMs, ...failure };
-    this.#log[level](fields, "call");
+    if (this.#log.isLevelEnabled(level)) this.#log[level](lineOf(call, error, durationMs), "call");
+  }
+
+  #logSlow(call: Call, error: RpcError | undefined, durationMs: number): void {
+    if (this.#slowCallMs === 0 || call.target.isStream || call.target.isWaiting) return;
+    this.#metrics.slowCalls += 1;
+    const line = this.#slowLines.take();
+    if (line !== undefined) this.#log.warn({ ...lineOf(call, error, durationMs), ...line }, "slow call");
   }
 }
+
+function lineOf({ callId, method, protocol, peer, principal }: Named, error: RpcError | undefined, durationMs: number) {
+  const code = error === undefined ? "OK" : Code[error.code];
+  const failure = error === undefined ? {} : { error: error.rawMessage };
+  return { requestId: callId, method, protocol, peer, principal: principal.name, code, durationMs, ...failure };
+}
+
+/** How something arrives that is no call. */
+type NoCall = Pick<Arrival, "protocol" | "peer" | "headers"> & { readonly path: string };
+
+/** What a line of the log tells of a call. */
+type Named = Pick<Call, "callId" | "method" | "protocol" | "peer" | "principal">;
 
 /** The request of a call, or the requests of one that streams both ways. */
 export type Input = Message | AsyncIterable<Message>;
@@ -240,6 +284,7 @@ function methodsOf(service: ServedService, metrics: Metrics): Method[] {
       handler: handler.bind(service.handlers),
       isOpen: service.access === "open",
       isStream: desc.methodKind !== "unary",
+      isWaiting: service.waiting.includes(desc.localName),
       metrics: metrics.of(desc),
     };
   });

@@ -39,6 +39,8 @@ export interface RpcServerOptions {
   /** Ends the calls that only wait for something: they could hold up the drain for all its time. */
   readonly endWaits?: () => void;
   readonly metrics?: Metrics;
+  /** From what time on a call is slow, so that the log tells of it. Default 0: none is. */
+  readonly slowCallMs?: number;
   readonly log: Logger;
 }
 
@@ -74,10 +76,10 @@ export class RpcServer {
     this.#drain = { ...defaultDrain, ...options.drain };
     this.#endWaits = options.endWaits ?? (() => undefined);
     this.#health = new Health(options.services.map(({ desc }) => desc.typeName));
-    const { log } = options;
+    const { log, slowCallMs = 0 } = options;
     const services = [...options.services, this.#health.service, ...reflected(options, this.#health.service.desc)];
     const gate = new Gate(options);
-    this.#pipeline = new Pipeline({ services, gate, limits, metrics: this.metrics, log });
+    this.#pipeline = new Pipeline({ services, gate, limits, metrics: this.metrics, log, slowCallMs });
     this.#pipeline.refuseNewCalls(starting);
     const shared = { pipeline: this.#pipeline, limits };
     const secured = { ...shared, ...(options.tls === undefined ? {} : { tls: options.tls }) };

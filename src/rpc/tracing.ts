@@ -1,28 +1,36 @@
 import { Code } from "@connectrpc/connect";
-import { context, propagation, ROOT_CONTEXT, type Span, SpanKind, SpanStatusCode, trace } from "@opentelemetry/api";
+import {
+  isSpanContextValid,
+  ProxyTracerProvider,
+  propagation,
+  ROOT_CONTEXT,
+  type Span,
+  SpanKind,
+  SpanStatusCode,
+  type Tracer,
+  trace,
+} from "@opentelemetry/api";
 import type { Call } from "./call.ts";
 import type { RpcError } from "./errors.ts";
 
-const tracer = trace.getTracer("steward");
-
-/** Opens the server span of a call under the trace that the client sent. Undefined when nobody records: the API alone does nothing. */
+/**
+ * Opens the server span of a call under the trace that the client sent. Undefined while nobody has brought an SDK. A span that is not
+ * recorded stands all the same for the client's decision, so that those below it are not recorded either.
+ */
 export function openSpan(call: Call): Span | undefined {
+  const tracer = tracerInUse();
+  if (tracer === undefined) return undefined;
   const parent = propagation.extract(ROOT_CONTEXT, call.arrival.headers);
-  const span = tracer.startSpan(call.method.slice(1), { kind: SpanKind.SERVER }, parent);
-  if (!span.isRecording()) return undefined;
-  span.setAttributes({
+  const { typeName } = call.target.desc.parent;
+  const attributes = {
     "rpc.system": call.protocol === "connect" ? "connect_rpc" : "grpc",
-    "rpc.service": call.target.desc.parent.typeName,
+    "rpc.service": typeName,
     "rpc.method": call.target.desc.name,
-    "network.peer.address": call.peer,
-    "steward.call_id": call.callId,
-  });
-  return span;
-}
-
-/** Runs the handler inside the call's span, so that spans it opens become children. */
-export function within<T>(span: Span | undefined, run: () => T): T {
-  return span === undefined ? run() : context.with(trace.setSpan(context.active(), span), run);
+    ...peerAttributes(call.peer),
+    "steward.request_id": call.callId,
+  };
+  const span = tracer.startSpan(call.method.slice(1), { kind: SpanKind.SERVER, attributes }, parent);
+  return isSpanContextValid(span.spanContext()) ? span : undefined;
 }
 
 /** Closes the span with the code of the call. Client errors are not failures of the server and stay unset. */
@@ -33,6 +41,21 @@ export function closeSpan(span: Span, call: Call, error: RpcError | undefined): 
   else if (code !== 0) span.setAttribute(attribute, snakeCase(Code[code]));
   if (serverFaults.has(code)) span.setStatus({ code: SpanStatusCode.ERROR, message: error?.rawMessage ?? "" });
   span.end();
+}
+
+/** Asked for at each call: the SDK may come later than we do. */
+function tracerInUse(): Tracer | undefined {
+  const provider = trace.getTracerProvider();
+  return provider instanceof ProxyTracerProvider
+    ? provider.getDelegateTracer("steward")
+    : provider.getTracer("steward");
+}
+
+/** `HOST:PORT`, or `local` on a Unix socket. */
+function peerAttributes(peer: string): Record<string, string | number> {
+  const colon = peer.lastIndexOf(":");
+  if (colon < 0) return { "network.transport": "unix" };
+  return { "network.peer.address": peer.slice(0, colon), "network.peer.port": Number(peer.slice(colon + 1)) };
 }
 
 const serverFaults: ReadonlySet<Code | 0> = new Set([

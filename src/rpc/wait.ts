@@ -80,6 +80,7 @@ export class Waiting {
     const items = this.#feed.follow({
       after: { storeUid: "", revision },
       matches: (event) => event.service?.uid === service.uid,
+      follower: "wait",
       signal: request.signal,
     });
     for await (const item of items) if (item.kind === "events") yield* item.events.map(sightOf);

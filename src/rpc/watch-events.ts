@@ -32,6 +32,7 @@ export class EventWatch {
       after: cursorFromProto(request.after),
       matches: view.matches,
       progressIntervalMs: progressIntervalOf(request.progressInterval),
+      follower: "watch_events",
       signal: age.signal,
     });
     for await (const item of items) {

@@ -14,6 +14,8 @@ export interface EventFeed {
     readonly after: Cursor | undefined;
     readonly matches?: (event: Event) => boolean;
     readonly progressIntervalMs?: number;
+    /** Who follows, as the metrics name it. */
+    readonly follower?: string;
     readonly signal: AbortSignal;
   }): AsyncGenerator<FeedItem, void>;
 }

@@ -49,6 +49,7 @@ export class ServiceWatch {
       after: watcher.after,
       matches: watcher.concerns,
       progressIntervalMs: progressIntervalOf(request.progressInterval),
+      follower: "watch_services",
       signal: age.signal,
     });
     for await (const item of items) {

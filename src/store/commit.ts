@@ -1,6 +1,6 @@
 import { setTimeout as delay } from "node:timers/promises";
 import type pg from "pg";
-import { type Queryable, query, sqlState, storeUnavailable, toAppError } from "./postgres.ts";
+import { ask, type Queryable, query, sqlState, storeUnavailable, toAppError } from "./postgres.ts";
 
 /** The last statement of a transaction. It may still be on its way: COMMIT is sent right behind it, so that its locks are not held for an answer. */
 export interface LastStatement<T> {
@@ -52,8 +52,8 @@ export async function committed<T>(pool: pg.Pool, work: (client: Queryable) => P
     const last = await work(client);
     last.answer.catch(() => undefined);
     const [, [transaction]] = await begun;
-    const [answer, commit] = await Promise.allSettled([last.answer, client.query({ text: "COMMIT" })]);
-    if (commit.status === "rejected") throw new CommitUnanswered(transaction?.xid ?? "", toAppError(commit.reason));
+    const [answer, commit] = await Promise.allSettled([last.answer, ask(client, { text: "COMMIT" })]);
+    if (commit.status === "rejected") throw new CommitUnanswered(transaction?.xid ?? "", commit.reason);
     if (answer.status === "rejected") throw answer.reason;
     if (commit.value.command !== "COMMIT") throw new Error("the transaction was rolled back");
     return answer.value;
@@ -96,13 +96,14 @@ export async function outcomeOf<T>(
 }
 
 /** Deadlocks and serialization failures are nobody's fault: the whole transaction is run again. */
-export async function retried<T>(run: () => Promise<T>): Promise<T> {
+export async function retried<T>(run: () => Promise<T>, onRetry = () => {}): Promise<T> {
   for (let attempt = 1; ; attempt++) {
     try {
       return await run();
     } catch (error) {
       if (!["40001", "40P01"].includes(sqlState(error) ?? "")) throw error;
       if (attempt === 5) throw storeUnavailable("too many changes at once", error);
+      onRetry();
       await delay(Math.random() * 20 * attempt);
     }
   }

@@ -56,6 +56,11 @@ export class FactRecorder {
     this.#store = store;
   }
 
+  /** Facts that wait for their turn. */
+  get waiting(): number {
+    return this.#waiting.length;
+  }
+
   /** Resolves with the revision once the fact is durable. */
   record(change: FactChange): Promise<bigint> {
     if (this.#stopping.signal.aborted) return Promise.reject(stopped());

@@ -8,6 +8,13 @@ export interface Queryable {
     name?: string;
     values?: readonly unknown[];
   }): Promise<{ rows: R[]; command: string }>;
+  readonly watch?: StatementWatch;
+}
+
+/** Hears of every statement how long its answer took. */
+export interface StatementWatch {
+  /** `statement` is its name, or its text with the places of its values. */
+  finished(statement: string, durationMs: number): void;
 }
 
 const int8 = 20;
@@ -23,7 +30,10 @@ const types: pg.CustomTypesConfig = {
 };
 
 /** Statements are sent without waiting for the answer to the one before; they are carried out in order. */
-export function createPool(connection: pg.PoolConfig, onIdleError: (error: Error) => void): pg.Pool {
+export function createPool(
+  connection: pg.PoolConfig,
+  { onIdleError, watch }: { readonly onIdleError: (error: Error) => void; readonly watch?: StatementWatch },
+): pg.Pool {
   const pool = new pg.Pool({
     max: 12,
     connectionTimeoutMillis: 5_000,
@@ -42,7 +52,8 @@ export function createPool(connection: pg.PoolConfig, onIdleError: (error: Error
   pool.on("error", onIdleError);
   // One that dies in use fails its queries. It may do so in the same packet in which it began, before whoever asked for it can listen.
   pool.on("connect", (client) => client.on("error", () => undefined));
-  return pool;
+  pool.on("connect", (client) => Object.assign(client, { watch }));
+  return Object.assign(pool, { watch });
 }
 
 /**
@@ -55,13 +66,22 @@ export async function query<R extends pg.QueryResultRow>(
   values: readonly unknown[] = [],
   name?: string,
 ): Promise<R[]> {
+  const { rows } = await ask<R>(on, name === undefined ? { text, values } : { text, name, values });
+  return rows;
+}
+
+/** The same, with the whole answer. */
+export async function ask<R extends pg.QueryResultRow>(
+  on: Queryable,
+  statement: { readonly text: string; readonly name?: string; readonly values?: readonly unknown[] },
+): Promise<{ rows: R[]; command: string }> {
+  const startMs = performance.now();
   try {
-    const { rows } = await on.query<R>(
-      name === undefined ? { text, values: [...values] } : { text, name, values: [...values] },
-    );
-    return rows;
+    return await on.query<R>({ ...statement, values: [...(statement.values ?? [])] });
   } catch (error) {
     throw toAppError(error);
+  } finally {
+    on.watch?.finished(statement.name ?? statement.text, performance.now() - startMs);
   }
 }
 

@@ -1,17 +1,21 @@
+import { AsyncResource } from "node:async_hooks";
 import { setTimeout as delay } from "node:timers/promises";
 import type pg from "pg";
 import type { Logger } from "pino";
+import { Registry } from "prom-client";
 import type { Event } from "../domain/event.ts";
 import type { Service } from "../domain/service.ts";
 import { CommitUnanswered, committed, outcomeOf, retried, takenBack } from "./commit.ts";
 import { EventRows } from "./events.ts";
 import { FactRecorder } from "./facts.ts";
 import { InstanceRows } from "./instances.ts";
+import { type StoreFigures, StoreMetrics } from "./metrics.ts";
 import { migrate } from "./migrate.ts";
 import { createPool, isUnavailable, type Queryable, query, storeUnavailable } from "./postgres.ts";
 import { Retention } from "./retention.ts";
 import { RouteRows } from "./routes.ts";
 import { ServiceRows } from "./services.ts";
+import { SlowStatements } from "./slow-statements.ts";
 import { SpecRevisionRows } from "./spec-revisions.ts";
 import { TokenRows } from "./tokens.ts";
 import { type Appended, Transaction } from "./transaction.ts";
@@ -24,6 +28,10 @@ export interface StoreOptions {
   readonly log: Logger;
   /** How long to wait at the start for a database that is away. Default 30 s. */
   readonly startTimeoutMs?: number;
+  /** From what time on a statement is slow, so that the log tells of it. Default 0: none is. */
+  readonly slowStatementMs?: number;
+  /** Where its metrics are told. */
+  readonly registry?: Registry;
 }
 
 export interface Written<T> {
@@ -54,6 +62,7 @@ export class Store {
   readonly facts: FactRecorder;
   readonly wakeups: Wakeups;
   readonly #pool: pg.Pool;
+  readonly #metrics: StoreMetrics;
   readonly #retention: Retention;
   readonly #options: StoreOptions;
   readonly #stopping = new AbortController();
@@ -63,7 +72,12 @@ export class Store {
   constructor(options: StoreOptions) {
     const { connection, log } = options;
     this.#options = options;
-    this.#pool = createPool(connection, (error) => log.warn({ err: error }, "an idle database connection ended"));
+    const watch = new SlowStatements({ log, slowMs: options.slowStatementMs ?? 0 });
+    // A connection is opened by some call and outlives it: its end is told outside of every call.
+    const onIdleError = AsyncResource.bind((error: Error) =>
+      log.warn({ err: error }, "an idle database connection ended"),
+    );
+    this.#pool = createPool(connection, { onIdleError, watch });
     this.services = new ServiceRows(this.#pool);
     this.specRevisions = new SpecRevisionRows(this.#pool);
     this.tokens = new TokenRows(this.#pool);
@@ -73,6 +87,7 @@ export class Store {
     this.facts = new FactRecorder(this);
     this.wakeups = new Wakeups({ connection, log });
     this.#retention = new Retention({ pool: this.#pool, log });
+    this.#metrics = new StoreMetrics(options.registry ?? new Registry(), this.#figures(watch));
   }
 
   /** Names the store that revisions belong to; a restored or new store has another. */
@@ -101,12 +116,46 @@ export class Store {
    * of it in the same transaction: the counter is locked meanwhile, so it must be short. Work may be run again after a deadlock.
    */
   async write<T>(work: (tx: Transaction) => Promise<T>, options: WriteOptions<T> = {}): Promise<Written<T>> {
-    return retried(() => (options.dryRun === true ? this.#tryOut(work) : this.#write(work, options)));
+    if (options.dryRun === true) return retried(() => this.#tryOut(work));
+    return this.#metrics.timed((onRetry) => retried(() => this.#write(work, options), onRetry));
   }
 
   /** Throws `unavailable` unless the database answers. */
   async ping(): Promise<void> {
     await query(this.#pool, "SELECT 1");
+  }
+
+  #figures(statements: SlowStatements): StoreFigures {
+    const { events, facts, wakeups } = this;
+    const pool = this.#pool;
+    return {
+      get connections() {
+        return pool.totalCount;
+      },
+      get idleConnections() {
+        return pool.idleCount;
+      },
+      mostConnections: pool.options.max,
+      get waitingForConnection() {
+        return pool.waitingCount;
+      },
+      get isListening() {
+        return wakeups.isListening;
+      },
+      get listenerReconnects() {
+        return wakeups.reconnects;
+      },
+      get notifications() {
+        return wakeups.notifications;
+      },
+      get slowStatements() {
+        return statements.count;
+      },
+      get waitingFacts() {
+        return facts.waiting;
+      },
+      bounds: () => events.bounds(),
+    };
   }
 
   async #tryOut<T>(work: (tx: Transaction) => Promise<T>): Promise<Written<T>> {

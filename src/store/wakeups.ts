@@ -21,9 +21,24 @@ export class Wakeups {
   readonly #stopping = new AbortController();
   #poll: NodeJS.Timeout | undefined;
   #running: Promise<void> | undefined;
+  #connects = 0;
+  #isListening = false;
+  #notifications = 0;
 
   constructor(options: WakeupOptions) {
     this.#options = options;
+  }
+
+  get isListening(): boolean {
+    return this.#isListening;
+  }
+
+  get reconnects(): number {
+    return Math.max(0, this.#connects - 1);
+  }
+
+  get notifications(): number {
+    return this.#notifications;
   }
 
   /** Resolves once it listens, or cannot yet: the poll stands behind it. */
@@ -71,9 +86,11 @@ export class Wakeups {
     let began = false;
     try {
       await Promise.race([ended, client.connect()]);
-      client.on("notification", () => this.#wake());
+      client.on("notification", () => this.#notified());
       await client.query("LISTEN steward");
       began = true;
+      this.#connects += 1;
+      this.#isListening = true;
       onListening();
       // What was appended before we listened was announced to nobody.
       this.#wake();
@@ -82,6 +99,7 @@ export class Wakeups {
       if (!this.#stopping.signal.aborted)
         this.#options.log.warn({ reason: String(error) }, "not listening for events; trying again");
     } finally {
+      this.#isListening = false;
       await client.end().catch(() => undefined);
     }
     return began;
@@ -97,6 +115,11 @@ export class Wakeups {
       if (end === "ended") return;
       await Promise.race([ended, client.query("SELECT 1")]);
     }
+  }
+
+  #notified(): void {
+    this.#notifications += 1;
+    this.#wake();
   }
 
   #wake(): void {

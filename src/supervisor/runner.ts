@@ -2,7 +2,13 @@ import { AppError } from "../domain/errors.ts";
 import { step } from "../domain/lifecycle.ts";
 import { type ManagedService, publicPrefix } from "../domain/service.ts";
 import { picksPort } from "../domain/service-url.ts";
-import { type Instance, type InstanceRole, liveStates, type ServiceStatus } from "../domain/status.ts";
+import {
+  type Instance,
+  type InstanceRole,
+  liveStates,
+  type ServiceState,
+  type ServiceStatus,
+} from "../domain/status.ts";
 import type { Effect, Input, Step, Want } from "../domain/step.ts";
 import { inherit } from "./inheritance.ts";
 import type { InstanceHandle } from "./instance-handle.ts";
@@ -57,6 +63,10 @@ export class Runner {
   get isEnding(): boolean {
     const isUnwanted = this.#service.wish !== "running" || this.#shuttingDown !== undefined;
     return isUnwanted && liveStates.has(this.#status.state) && this.#status.state !== "stop_failed";
+  }
+
+  get state(): ServiceState {
+    return this.#status.state;
   }
 
   /** A process of the service, the current one unless it is named; undefined: there is none. */

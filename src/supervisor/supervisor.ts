@@ -3,7 +3,7 @@ import { AppError } from "../domain/errors.ts";
 import type { Cursor, Event } from "../domain/event.ts";
 import type { ProbeResult } from "../domain/explain.ts";
 import { isManaged, type ManagedService, type Service } from "../domain/service.ts";
-import type { Instance } from "../domain/status.ts";
+import type { Instance, ServiceState } from "../domain/status.ts";
 import type { Feed } from "../events/feed.ts";
 import type { ControlGroups } from "./control-groups.ts";
 import { DependencyGraph } from "./dependency-graph.ts";
@@ -108,6 +108,11 @@ export class Supervisor {
     return this.#options.budget.queued;
   }
 
+  /** The state of every managed service of this node. */
+  states(): ServiceState[] {
+    return [...this.#runners.values()].map(({ state }) => state);
+  }
+
   /** The last answers of a service's probes, newest first. */
   probeResults(service: Service): readonly ProbeResult[] {
     const runner = this.#runners.get(service.uid);
@@ -147,7 +152,7 @@ export class Supervisor {
     const { signal } = this.#stopping;
     for (let cursor = from; !signal.aborted; ) {
       try {
-        for await (const item of this.#options.feed.follow({ after: cursor, signal })) {
+        for await (const item of this.#options.feed.follow({ after: cursor, signal, follower: "supervisor" })) {
           if (item.kind === "events") for (const event of item.events) this.#apply(event);
           cursor = item.cursor;
         }

@@ -62,6 +62,7 @@ export const conformanceService: ServedService = {
   },
   handlers: handlers as unknown as ServedService["handlers"],
   access: "open",
+  waiting: [],
 };
 
 async function answer(

@@ -62,7 +62,7 @@ describe.each(transportNames)("over %s", (transport) => {
     expect(error.code).toBe(Code.Internal);
     expect(error.rawMessage).not.toContain("hunter2");
     const requestId = error.findDetails(RequestInfoSchema)[0]?.requestId;
-    const logged = rig.log.slice(before).find(({ callId, level }) => callId === requestId && level === 50);
+    const logged = rig.log.slice(before).find(({ requestId: id, level }) => id === requestId && level === 50);
     expect(JSON.stringify(logged)).toContain("hunter2");
     expect(error.metadata.get("x-request-id")).toBe(requestId);
   });

@@ -1,5 +1,5 @@
-import { create, type DescMessage } from "@bufbuild/protobuf";
-import { nestedTypes, reflect } from "@bufbuild/protobuf/reflect";
+import { create } from "@bufbuild/protobuf";
+import { nestedTypes } from "@bufbuild/protobuf/reflect";
 import { expect, test } from "vitest";
 import {
   ApplyRequestSchema,
@@ -9,6 +9,7 @@ import {
 } from "../../gen/steward/v1/service_registry_pb.ts";
 import { file_steward_v1_supervisor } from "../../gen/steward/v1/supervisor_pb.ts";
 import { redact, redacted } from "../../src/rpc/redact.ts";
+import { nameOf, plant, secretPaths } from "../support/secret-fields.ts";
 
 const secret = "sts_do_not_show";
 
@@ -36,21 +37,27 @@ test("a secret is replaced at any depth, the rest stays", () => {
   expect(redact(IssueTokenResponseSchema, create(IssueTokenResponseSchema, { secret }))).toEqual({ secret: redacted });
 });
 
-test("whatever string field of whatever message is marked, its value is not shown", () => {
+test("whatever field of whatever message is marked, at whatever depth, its value is not shown", () => {
   const files = [file_steward_v1_service_registry, file_steward_v1_supervisor];
-  const messages = files.flatMap((file) => [...nestedTypes(file)]).filter((type) => type.kind === "message");
+  const all = new Set(files.flatMap((file) => [file, ...file.dependencies]));
+  const messages = [...all].flatMap((file) => [...nestedTypes(file)]).filter((type) => type.kind === "message");
+  const walked: string[] = [];
 
   for (const schema of messages) {
-    const shown = JSON.stringify(redact(schema, markedOnly(schema)));
-    expect(shown).not.toContain(secret);
+    for (const path of secretPaths(schema)) {
+      const shown = JSON.stringify(redact(schema, plant(schema, create(schema), path, secret)));
+      expect(shown).toContain(redacted);
+      expect(shown).not.toContain(secret);
+      walked.push(nameOf(schema, path));
+    }
   }
-});
 
-function markedOnly(schema: DescMessage) {
-  const message = reflect(schema);
-  for (const field of schema.fields) {
-    const isMarked = field.proto.options?.debugRedact === true;
-    if (isMarked && field.fieldKind === "scalar") message.set(field, secret);
-  }
-  return message.message;
-}
+  expect(walked).toEqual(
+    expect.arrayContaining([
+      "steward.v1.ServiceSpec.api_token",
+      "steward.v1.ManagedSpec.environment",
+      "steward.v1.ApplyRequest.services.spec.managed.environment",
+      "steward.v1.RotateTokenResponse.secret",
+    ]),
+  );
+});

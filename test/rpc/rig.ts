@@ -1,9 +1,10 @@
 import { type Client, createClient, type Interceptor, type Transport } from "@connectrpc/connect";
 import { createConnectTransport, createGrpcTransport, createGrpcWebTransport } from "@connectrpc/connect-node";
-import { pino } from "pino";
+import { type Logger, pino } from "pino";
 import { ServiceRegistry } from "../../gen/steward/v1/service_registry_pb.ts";
 import { AppError, serviceNotFound } from "../../src/domain/errors.ts";
 import type { Principal } from "../../src/domain/principal.ts";
+import { currentCall } from "../../src/rpc/current-call.ts";
 import { type CallContext, type Handlers, serve } from "../../src/rpc/handler.ts";
 import { RpcServer, type RpcServerOptions } from "../../src/rpc/rpc-server.ts";
 
@@ -50,7 +51,7 @@ export async function startRig(
     grpc: { port: 0 },
     reflection: "token",
     drain: { noticeMs: 0, graceMs: 2000 },
-    log: pino({ level: "info" }, { write: (line: string) => log.push(JSON.parse(line)) }),
+    log: loggerTo(log, "info"),
     ...options,
   });
   await server.start();
@@ -63,6 +64,11 @@ export async function startRig(
     calls,
     [Symbol.asyncDispose]: () => server.stop(),
   };
+}
+
+/** A logger as the server has it, whose lines go to an array. */
+export function loggerTo(lines: Record<string, unknown>[], level: string): Logger {
+  return pino({ level, mixin: currentCall }, { write: (line: string) => lines.push(JSON.parse(line)) });
 }
 
 /** Every way in which a client can talk to the server. */

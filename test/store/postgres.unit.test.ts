@@ -13,7 +13,10 @@ afterEach(() => server.close());
 
 test("a connection that ends in the packet in which it began is an absence of the database, not our end", async () => {
   const { port } = server.address() as AddressInfo;
-  const pool = createPool({ host: "127.0.0.1", port, user: "x", password: "x", database: "x" }, () => undefined);
+  const pool = createPool(
+    { host: "127.0.0.1", port, user: "x", password: "x", database: "x" },
+    { onIdleError: () => undefined },
+  );
 
   await expect(inTransaction(pool, () => Promise.resolve())).rejects.toMatchObject({ reason: "STORE_UNAVAILABLE" });
 

@@ -44,7 +44,7 @@ export async function startStore(connection?: pg.PoolConfig): Promise<Store> {
 
 /** A pool as the store has one, for what is underneath it. */
 export function openPool(connection: pg.PoolConfig): pg.Pool {
-  const pool = createPool({ ...connection }, () => undefined);
+  const pool = createPool({ ...connection }, { onIdleError: () => undefined });
   atEnd(() => pool.end());
   return pool;
 }
