@@ -14,7 +14,14 @@ import { Supervisor, WaitCondition } from "../../gen/steward/v1/supervisor_pb.ts
 import { nameOf, plant, secretPaths } from "../support/secret-fields.ts";
 import { managed } from "./bad-requests.ts";
 import { TestSteward } from "./harness.ts";
-import { type Clients, clientsOf, transports } from "./transports.ts";
+import { type Clients, clientsOf, type TransportName } from "./transports.ts";
+
+/** Each reads requests in a way of its own; the others do it as one of these. */
+const ways = [
+  "Connect with JSON over HTTP/1.1",
+  "gRPC on the Connect listener",
+  "gRPC on the gRPC listener",
+] as const satisfies readonly TransportName[];
 
 const methods: readonly DescMethod[] = [...ServiceRegistry.methods, ...Supervisor.methods];
 /** What must be nowhere, and what only those may read who have the scope for the environment. */
@@ -35,7 +42,7 @@ afterAll(async () => {
 });
 
 test("no secret that goes in, in whatever field of whatever request, comes out anywhere", async () => {
-  for (const [index, name] of transports.entries()) {
+  for (const [index, name] of ways.entries()) {
     const admin = clientsOf(name, steward.addresses, steward.adminToken);
     for (const method of methods)
       for (const path of secretPaths(method.input)) await sendAll(admin, index, method, path);
@@ -151,7 +158,7 @@ async function issueNarrow(service: string): Promise<string> {
 }
 
 /** Tokens that are wrong, and in places where none is looked for. */
-async function misuse(name: (typeof transports)[number]): Promise<void> {
+async function misuse(name: TransportName): Promise<void> {
   const wrong = `sts_${randomBytes(18).toString("hex")}`;
   secrets.push(wrong);
   for (const token of [wrong, `${wrong} and more`])
