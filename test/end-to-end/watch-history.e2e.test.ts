@@ -1,0 +1,34 @@
+import { afterAll, beforeAll, expect, test } from "vitest";
+import { PrivatePostgres } from "../support/postgres.ts";
+import { planOf } from "./history/plan.ts";
+import { World } from "./history/world.ts";
+
+/**
+ * Random histories from several writers while everything fails that can, held against what each watcher was told. A failing seed is printed by the
+ * test that failed; STEWARD_SEED=N runs it alone, STEWARD_SEEDS=N runs that many new ones. The same seed is the same plan, not the same moment.
+ */
+const soakSeeds = Number(process.env["STEWARD_SEEDS"] ?? 0);
+const firstSeed =
+  process.env["STEWARD_SEED"] === undefined ? Date.now() % 1_000_000_000 : Number(process.env["STEWARD_SEED"]);
+const seeds =
+  soakSeeds > 0 || process.env["STEWARD_SEED"] !== undefined
+    ? Array.from({ length: Math.max(1, soakSeeds) }, (_, index) => firstSeed + index)
+    : [1, 2, 3, 4, 5];
+
+let postgres: PrivatePostgres;
+
+beforeAll(async () => {
+  postgres = await PrivatePostgres.start();
+});
+afterAll(() => postgres?.dispose());
+
+test.each(seeds)("whatever happens, each watcher is told what it was promised (seed %i)", async (seed) => {
+  const plan = planOf(seed);
+  await using world = await World.open(plan, postgres);
+
+  await world.run();
+  // Where one thing is wrong many are.
+  const broken = (await world.judge()).slice(0, 20);
+
+  expect({ seed, faults: plan.faults, broken }).toEqual({ seed, faults: plan.faults, broken: [] });
+});
