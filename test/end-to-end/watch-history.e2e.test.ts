@@ -1,4 +1,4 @@
-import { afterAll, beforeAll, expect, test } from "vitest";
+import { afterAll, afterEach, beforeAll, expect, test } from "vitest";
 import { PrivatePostgres } from "../support/postgres.ts";
 import { planOf } from "./history/plan.ts";
 import { World } from "./history/world.ts";
@@ -16,15 +16,20 @@ const seeds =
     : [1, 2, 3, 4, 5];
 
 let postgres: PrivatePostgres;
+let world: World | undefined;
 
 beforeAll(async () => {
   postgres = await PrivatePostgres.start();
+});
+afterEach(async () => {
+  await world?.[Symbol.asyncDispose]();
+  world = undefined;
 });
 afterAll(() => postgres?.dispose());
 
 test.each(seeds)("whatever happens, each watcher is told what it was promised (seed %i)", async (seed) => {
   const plan = planOf(seed);
-  await using world = await World.open(plan, postgres);
+  world = await World.open(plan, postgres);
 
   await world.run();
   // Where one thing is wrong many are.

@@ -109,15 +109,10 @@ const anyDeed: fc.Arbitrary<Deed> = fc.oneof(
   { weight: 1, arbitrary: fc.record({ kind: fc.constant("list" as const), view: fc.nat() }) },
 );
 
-const anyFault = fc.oneof(
-  { weight: 5, arbitrary: fc.constantFrom<Fault[]>("restart the database", "restart the server", "restart both") },
-  {
-    weight: 7,
-    arbitrary: fc.constantFrom<Fault[]>(
-      ...(["terminate the listener", "terminate every connection", "withhold notifications"] as const),
-      ...(["deliver notifications", "lose a commit", "lose the answer to a commit", "reset the clients"] as const),
-    ),
-  },
+const aDeath = fc.constantFrom<Fault[]>("restart the database", "restart the server", "restart both");
+const aNuisance = fc.constantFrom<Fault[]>(
+  ...(["terminate the listener", "terminate every connection", "withhold notifications"] as const),
+  ...(["deliver notifications", "lose a commit", "lose the answer to a commit", "reset the clients"] as const),
 );
 
 const anyPlan: fc.Arbitrary<Plan> = fc.nat({ max: 40 }).chain((more) => {
@@ -134,7 +129,12 @@ const anyPlan: fc.Arbitrary<Plan> = fc.nat({ max: 40 }).chain((more) => {
     });
   return fc.record({
     deeds: fc.array(anyDeed, { minLength: deeds, maxLength: deeds }),
-    faults: fc.array(fc.record({ fault: anyFault, at }), { minLength: 4, maxLength: 7 }),
+    faults: fc
+      .tuple(
+        fc.array(fc.record({ fault: aDeath, at }), { minLength: 1, maxLength: 2 }),
+        fc.array(fc.record({ fault: aNuisance, at }), { minLength: 3, maxLength: 6 }),
+      )
+      .map((each) => each.flat()),
     watchers: fc.tuple(
       ...(["events", "services", "events", "services", "services", "events", "services"] as const).map(watcher),
     ),
