@@ -8,6 +8,18 @@ export interface Cursor {
   readonly revision: bigint;
 }
 
+/** What is in the order of revisions, one revision after the other. */
+export function* byRevision<T extends { readonly revision: bigint }>(
+  things: readonly T[],
+): Generator<readonly T[], void> {
+  let start = 0;
+  for (let end = 1; end <= things.length; end++) {
+    if (things[end]?.revision === things[start]?.revision) continue;
+    yield things.slice(start, end);
+    start = end;
+  }
+}
+
 /** Something that happened, before the log has numbered it. */
 export interface NewEvent {
   readonly body: EventBody;
