@@ -79,7 +79,7 @@ export class Waiting {
     if (service === undefined) return;
     const items = this.#feed.follow({
       after: { storeUid: "", revision },
-      matches: (event) => event.service?.uid === service.uid,
+      select: (events) => events.filter((event) => event.service?.uid === service.uid),
       signal: request.signal,
     });
     for await (const item of items) if (item.kind === "events") yield* item.events.map(sightOf);
