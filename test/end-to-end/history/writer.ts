@@ -123,7 +123,11 @@ function request(
     }
     case "apply large": {
       const info = { text: "x".repeat(60_000) };
-      const many = names.flatMap((each) => [1, 2, 3].map((copy) => `large-${each}${copy}`));
+      // A third of what fits into one message, or more than that.
+      const copies = prune ? [1, 2, 3] : [1];
+      const many = names
+        .slice(0, prune ? names.length : 5)
+        .flatMap((each) => copies.map((copy) => `large-${each}${copy}`));
       return registry.apply({ ...marks, setName: "large", services: ofSet(many, external({ labels, info })) });
     }
   }
