@@ -47,7 +47,7 @@ export interface Event extends NewEvent {
   readonly index: number;
   readonly time: Date;
   readonly node: string;
-  /** The service right after the transaction; undefined for events that are of no service, and once it is deleted. Of service_deleted: as it was last. */
+  /** The service right after the transaction; undefined for events that are of no service, and once it is deleted. Of service_deleted: as it was last, at the revision of its removal. */
   readonly after: Service | undefined;
 }
 

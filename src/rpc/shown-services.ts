@@ -26,7 +26,7 @@ export class ShownServices {
 
   snapshot(services: readonly Service[]): ShownChange[] {
     const matching = this.#matches === undefined ? services : services.filter(this.#matches);
-    for (const { uid } of matching) this.#known.set(uid, true);
+    if (this.#matches !== undefined) for (const { uid } of matching) this.#known.set(uid, true);
     return matching.map((service) => ({ type: "snapshot", service, revision: 0n }));
   }
 

@@ -243,15 +243,9 @@ function serviceTelling({ matches }: Watched & { of: "services" }): Telling {
     due: (log, after, resumed) => dueChanges(log, matches, after, resumed),
     keysOf: (message) => (message.kind === "changes" ? message.changes.map(changeKey) : []),
     undue(log, key, after) {
-      const change = JSON.parse(key) as { readonly type: SeenChange["type"]; readonly service: unknown };
+      const change = JSON.parse(key) as { readonly service: unknown };
       const text = JSON.stringify(change.service);
-      // What is deleted was the same before: it is gone only where it was deleted, and changed only where it was not.
-      const logged = log.events.findLast(
-        (event) =>
-          event.after !== undefined &&
-          textOf(event.after) === text &&
-          (change.type === "gone" || event.type !== "service_deleted"),
-      );
+      const logged = log.events.find((event) => event.after !== undefined && textOf(event.after) === text);
       if (logged === undefined) return "True";
       return logged.revision <= after ? "Resumable" : "Filtered";
     },

@@ -102,7 +102,7 @@ export async function readLog(connection: EmbeddedConnection): Promise<LoggedEve
     node: row.node,
     message: row.message,
     bytes: 1_024 + row.spec_bytes,
-    after: row.after === null ? undefined : serviceOfImage(row.after),
+    after: row.after === null ? undefined : serviceOfImage(row, row.after),
   }));
 }
 
@@ -143,10 +143,14 @@ interface Image {
   };
 }
 
-function serviceOfImage({ name, uid, revision, generation, wish, setName, spec, status }: Image): SeenService {
+function serviceOfImage(
+  { type, revision: ofRow }: EventRow,
+  { name, uid, revision, generation, wish, setName, spec, status }: Image,
+): SeenService {
   return {
     ...{ name, uid, wish, setName },
-    revision: BigInt(revision),
+    // A removal is the last transaction that changed it, and leaves no row to say so.
+    revision: BigInt(type === "service_deleted" ? ofRow : revision),
     generation: BigInt(generation),
     kind: spec.kind.type,
     state: status.state,
