@@ -71,7 +71,7 @@ export class Watcher implements AsyncDisposable {
       const after = this.#cursor;
       const end = await this.#listen(messages, after);
       this.#streams.push({ after: after?.revision, messages, end });
-      await delay(20, undefined, { signal }).catch(() => undefined);
+      await delay(100, undefined, { signal }).catch(() => undefined);
     }
   }
 

@@ -19,8 +19,9 @@ export class World implements AsyncDisposable {
   readonly #watchers: Watcher[] = [];
   readonly #answers: Answer[] = [];
   readonly #lists: SeenList[] = [];
-  /** Fulfilled when the fault has begun that is due at a deed. */
+  /** Fulfilled when the latest fault begins. */
   #struck: Promise<void> = Promise.resolve();
+  /** Fulfilled when all faults are over. */
   #failed: Promise<void> = Promise.resolve();
 
   private constructor(plan: Plan, scene: Scene) {
@@ -103,10 +104,9 @@ export class World implements AsyncDisposable {
   }
 
   #comeBack({ watcher, cursor, transport }: PlannedReturn): void {
-    const planned = this.#plan.watchers.length;
-    const before = this.#watchers[Math.floor(watcher * planned)];
+    const before = this.#watchers[watcher % this.#plan.watchers.length];
     const cursors = before?.cursors ?? [];
-    const revision = cursors[Math.floor(cursor * cursors.length)];
+    const revision = cursors[cursor % cursors.length];
     if (before === undefined || revision === undefined) return;
     const { name, view } = before.options;
     this.#watchers.push(

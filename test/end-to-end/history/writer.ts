@@ -7,7 +7,7 @@ import { external, managed } from "../bad-requests.ts";
 import { type Refusal, readRefusal } from "../refusal.ts";
 import type { Clients } from "../transports.ts";
 import type { Answer } from "./answers.ts";
-import { names, type Write } from "./plan.ts";
+import { managedNames, names, type Write } from "./plan.ts";
 
 /** What is said for a while only: the request is to be sent again. */
 const passing: ReadonlySet<string> = new Set(["STORE_UNAVAILABLE", "SERVER_DRAINING"]);
@@ -30,9 +30,7 @@ export class Writer {
     const base = {
       request: `${write.kind} ${write.name} ${write.manner}`,
       requestId,
-      mayChangeNothing: !["create external", "create sleeper", "create failing", "label", "change command"].includes(
-        write.kind,
-      ),
+      mayChangeNothing: !["create", "create failing", "label", "change command"].includes(write.kind),
     };
     const first = await this.#outcome(write, serial, requestId);
     // One that was refused is not remembered: it would be tried anew.
@@ -53,7 +51,7 @@ export class Writer {
         if (refusal !== undefined && !passing.has(refusal.reason)) return { kind: "refused", ...refusal };
         if (write.manner === "at most once") return { kind: "unanswered" };
         if (performance.now() > deadline) throw error;
-        await delay(50);
+        await delay(100);
         this.#clients = this.#connect();
       }
     }
@@ -81,19 +79,18 @@ function request(
   const { name, others, team, set, prune } = write;
   const etag = write.manner === "with a stale etag" ? '"stale"' : "";
   const labels = { team, serial: `${serial}` };
-  const sleeper = managed({ command: ["sleep", "1000"], minReady: { nanos: 1 }, environment: { SERIAL: `${serial}` } });
+  const sleeper = { command: ["sleep", "1000"], minReady: { nanos: 1 }, environment: { SERIAL: `${serial}` } };
+  const specOf = (of: string) => (managedNames.has(of) ? managed(sleeper, { labels }) : external({ labels }));
   switch (write.kind) {
-    case "create external":
-      return registry.create({ ...marks, serviceId: name, service: { spec: external({ labels, ...shared(serial) }) } });
-    case "create sleeper":
-      return registry.create({ ...marks, serviceId: name, service: { spec: { ...sleeper, labels } } });
+    case "create":
+      return registry.create({ ...marks, serviceId: name, service: { spec: { ...specOf(name), ...shared(serial) } } });
     case "create failing": {
-      const command = ["sh", "-c", "exit 3"];
       const restartPolicy = { baseDelay: { nanos: 200_000_000 }, maxDelay: { seconds: 1n } };
+      const failing = managed({ command: ["sh", "-c", "exit 3"], restartPolicy }, { labels });
       return registry.create({
         ...marks,
         serviceId: name,
-        service: { spec: managed({ command, restartPolicy }, { labels }) },
+        service: { spec: managedNames.has(name) ? failing : external({ labels }) },
       });
     }
     case "label":
@@ -105,7 +102,7 @@ function request(
     case "change command":
       return registry.update({
         ...marks,
-        service: { name, etag, spec: sleeper },
+        service: { name, etag, spec: managed(sleeper) },
         updateMask: { paths: ["spec.managed.environment"] },
       });
     case "delete":
@@ -115,11 +112,11 @@ function request(
     case "restart":
       return supervisor[write.kind]({ ...marks, name, etag });
     case "apply":
-      return registry.apply({ ...marks, setName: set, prune, services: ofSet(others, external({ labels })) });
+      return registry.apply({ ...marks, setName: set, prune, services: ofSet(others, specOf) });
     case "apply with a fault": {
       // The last by name, so that the others are written before it is found out.
       const wrong = { name: "z", spec: external({ url: "ftp://z" }) };
-      return registry.apply({ ...marks, setName: set, services: [...ofSet(others, external({ labels })), wrong] });
+      return registry.apply({ ...marks, setName: set, services: [...ofSet(others, specOf), wrong] });
     }
     case "apply large": {
       const info = { text: "x".repeat(60_000) };
@@ -128,7 +125,7 @@ function request(
       const many = names
         .slice(0, prune ? names.length : 5)
         .flatMap((each) => copies.map((copy) => `large-${each}${copy}`));
-      return registry.apply({ ...marks, setName: "large", services: ofSet(many, external({ labels, info })) });
+      return registry.apply({ ...marks, setName: "large", services: ofSet(many, () => external({ labels, info })) });
     }
   }
 }
@@ -138,6 +135,6 @@ function shared(serial: number): { readonly apiToken?: string } {
   return serial % 3 === 0 ? { apiToken: "the-token-of-two-services" } : {};
 }
 
-function ofSet(services: readonly string[], spec: MessageInitShape<typeof ServiceSpecSchema>) {
-  return services.map((name) => ({ name, spec }));
+function ofSet(services: readonly string[], specOf: (name: string) => MessageInitShape<typeof ServiceSpecSchema>) {
+  return services.map((name) => ({ name, spec: specOf(name) }));
 }
