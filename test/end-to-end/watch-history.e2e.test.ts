@@ -13,7 +13,7 @@ const firstSeed =
 const seeds =
   soakSeeds > 0 || process.env["STEWARD_SEED"] !== undefined
     ? Array.from({ length: Math.max(1, soakSeeds) }, (_, index) => firstSeed + index)
-    : [1, 2, 3, 4, 5];
+    : [1, 2, 3, 4];
 
 let postgres: PrivatePostgres;
 let world: World | undefined;
@@ -27,13 +27,20 @@ afterEach(async () => {
 });
 afterAll(() => postgres?.dispose());
 
-test.each(seeds)("whatever happens, each watcher is told what it was promised (seed %i)", async (seed) => {
-  const plan = planOf(seed);
-  world = await World.open(plan, postgres);
+/** A server is started several times in each, which takes long on a machine that has more to do. */
+const timeoutMs = 300_000;
 
-  await world.run();
-  // Where one thing is wrong many are.
-  const broken = (await world.judge()).slice(0, 20);
+test.each(seeds)(
+  "whatever happens, each watcher is told what it was promised (seed %i)",
+  async (seed) => {
+    const plan = planOf(seed);
+    world = await World.open(plan, postgres);
 
-  expect({ seed, faults: plan.faults, broken }).toEqual({ seed, faults: plan.faults, broken: [] });
-});
+    await world.run();
+    // Where one thing is wrong many are.
+    const broken = (await world.judge()).slice(0, 20);
+
+    expect({ seed, faults: plan.faults, broken }).toEqual({ seed, faults: plan.faults, broken: [] });
+  },
+  timeoutMs,
+);

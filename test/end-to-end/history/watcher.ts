@@ -38,7 +38,7 @@ export class Watcher implements AsyncDisposable {
   /** Resolves once it has been told everything up to the revision, by events or by the progress that is due every second. */
   async reached(revision: bigint): Promise<void> {
     const told = () => this.#cursor?.revision ?? -1n;
-    await eventually(() => told() >= revision, { timeoutMs: 30_000 }).catch((cause: unknown) => {
+    await eventually(() => told() >= revision, { timeoutMs: 60_000 }).catch((cause: unknown) => {
       throw new Error(`${this.options.name} was told up to ${told()} and no more, though there is ${revision}`, {
         cause,
       });
