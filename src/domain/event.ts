@@ -8,6 +8,18 @@ export interface Cursor {
   readonly revision: bigint;
 }
 
+/** What is in the order of revisions, one revision after the other. */
+export function* byRevision<T extends { readonly revision: bigint }>(
+  things: readonly T[],
+): Generator<readonly T[], void> {
+  let start = 0;
+  for (let end = 1; end <= things.length; end++) {
+    if (things[end]?.revision === things[start]?.revision) continue;
+    yield things.slice(start, end);
+    start = end;
+  }
+}
+
 /** Something that happened, before the log has numbered it. */
 export interface NewEvent {
   readonly body: EventBody;
@@ -35,7 +47,7 @@ export interface Event extends NewEvent {
   readonly index: number;
   readonly time: Date;
   readonly node: string;
-  /** The service right after the transaction; undefined for events that are of no service, and once it is deleted. Of service_deleted: as it was last. */
+  /** The service right after the transaction; undefined for events that are of no service, and once it is deleted. Of service_deleted: as it was last, at the revision of its removal. */
   readonly after: Service | undefined;
 }
 

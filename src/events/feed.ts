@@ -30,10 +30,11 @@ export interface FeedOptions {
 export interface FollowOptions {
   /** Where to begin. Undefined: what happens from now on. */
   readonly after: Cursor | undefined;
-  readonly matches?: (event: Event) => boolean;
+  /** What of whole revisions the follower is told; where that is nothing it is told of its progress in time. Default: all. */
+  readonly select?: (events: readonly Event[]) => readonly Event[];
   /** Who follows, as the metrics name it. */
   readonly follower?: string;
-  /** How long to wait with a progress when nothing matches. Default 30 s. */
+  /** How long to wait with a progress when there is nothing to tell. Default 30 s. */
   readonly progressIntervalMs?: number;
   readonly signal: AbortSignal;
 }
@@ -48,7 +49,7 @@ export type FeedItem =
     }
   /** Whole revisions. */
   | { readonly kind: "events"; readonly events: readonly Event[]; readonly cursor: Cursor }
-  /** Nothing matched up to the cursor. */
+  /** There was nothing to tell up to the cursor. */
   | { readonly kind: "progress"; readonly cursor: Cursor };
 
 const eventsARead = 256;
@@ -134,10 +135,10 @@ export class Feed {
           const { events, upTo } = await this.#next(position);
           position = upTo;
           follower.position = upTo;
-          const matching = options.matches === undefined ? events : events.filter(options.matches);
-          if (matching.length > 0) {
-            follower.delivered(matching.length);
-            yield { kind: "events", events: matching, cursor: this.#cursor(position) };
+          const selected = options.select === undefined ? events : options.select(events);
+          if (selected.length > 0) {
+            follower.delivered(selected.length);
+            yield { kind: "events", events: selected, cursor: this.#cursor(position) };
             told = performance.now();
           }
           if (performance.now() - told < progressIntervalMs) continue;

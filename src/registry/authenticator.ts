@@ -162,7 +162,7 @@ export class Authenticator {
     const { signal } = this.#stopping;
     for (let after: Cursor | undefined = from; after !== undefined; ) {
       try {
-        for await (const item of feed.follow({ after, matches: touchesTokens, signal, follower: "tokens" })) {
+        for await (const item of feed.follow({ after, select: ofTokens, signal, follower: "tokens" })) {
           if (item.kind === "events") for (const event of item.events) await this.#apply(event);
         }
         return;
@@ -227,6 +227,10 @@ export class Authenticator {
 function rightsOf(token: Token, ownerAdmin: boolean): readonly string[] {
   if (token.service !== undefined && !ownerAdmin) return [];
   return token.scopes.includes("inherit") ? ["*"] : token.scopes;
+}
+
+function ofTokens(events: readonly Event[]): Event[] {
+  return events.filter(touchesTokens);
 }
 
 function touchesTokens(event: Event): boolean {

@@ -1,5 +1,5 @@
 import { AppError, invalid } from "../domain/errors.ts";
-import type { Cursor, Event } from "../domain/event.ts";
+import { byRevision, type Cursor, type Event } from "../domain/event.ts";
 import { decodePageToken, encodePageToken, pageSizeOf } from "../domain/page.ts";
 
 /** What listing events needs of the store. Revisions are dense. */
@@ -144,15 +144,6 @@ export function checkTail(request: { tail: number; pageToken: string; after: unk
 
 function listOf({ filter, after, since }: EventQuery): string[] {
   return ["events", filter, String(after?.revision ?? ""), since?.toISOString() ?? ""];
-}
-
-function* byRevision(events: readonly Event[]): Generator<readonly Event[], void> {
-  let start = 0;
-  for (let end = 1; end <= events.length; end++) {
-    if (events[end]?.revision === events[start]?.revision) continue;
-    yield events.slice(start, end);
-    start = end;
-  }
 }
 
 function storeChanged(storeUid: string): AppError {

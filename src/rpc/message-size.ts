@@ -1,4 +1,4 @@
-import type { Cursor } from "../domain/event.ts";
+import { byRevision, type Cursor } from "../domain/event.ts";
 import type { Service } from "../domain/service.ts";
 
 /** What one message of a stream holds at most, unless one thing alone is larger: clients take 4 MiB and need some of it for the frame. */
@@ -29,7 +29,10 @@ export function batchParts<T extends { readonly revision: bigint }>(
   { storeUid, revision }: Cursor,
   sizeOf: (thing: T) => number,
 ): readonly { readonly things: readonly T[]; readonly cursor: Cursor }[] {
-  const parts = [...messageParts(things, sizeOf)];
+  const sizeOfAll = (whole: readonly T[]) => whole.reduce((sum, thing) => sum + sizeOf(thing), 0);
+  const parts = [...messageParts([...byRevision(things)], sizeOfAll)].flatMap((revisions) =>
+    revisions.length === 1 ? [...messageParts(revisions.flat(), sizeOf)] : [revisions.flat()],
+  );
   return parts.map((part, index) => {
     const next = parts[index + 1]?.[0];
     return { things: part, cursor: { storeUid, revision: next === undefined ? revision : next.revision - 1n } };

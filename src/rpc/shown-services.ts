@@ -11,21 +11,22 @@ export interface ShownChange {
 
 /**
  * Knows which services a watcher has been shown, to tell it of each that stops matching its filter, and of no other. A watcher that resumed
- * was shown what we cannot know: it is told once of each change to something that does not match.
+ * was shown what we cannot know: it is told once of each change to something that does not match. Without a filter there is nothing to know:
+ * it has been shown all that there was.
  */
 export class ShownServices {
-  readonly #matches: (service: Service) => boolean;
+  readonly #matches: ((service: Service) => boolean) | undefined;
   readonly #known = new Map<string, boolean>();
   readonly #assumed: boolean;
 
-  constructor(matches: (service: Service) => boolean, { resumed }: { resumed: boolean }) {
+  constructor(matches: ((service: Service) => boolean) | undefined, { resumed }: { resumed: boolean }) {
     this.#matches = matches;
     this.#assumed = resumed;
   }
 
   snapshot(services: readonly Service[]): ShownChange[] {
-    const matching = services.filter(this.#matches);
-    for (const { uid } of matching) this.#known.set(uid, true);
+    const matching = this.#matches === undefined ? services : services.filter(this.#matches);
+    if (this.#matches !== undefined) for (const { uid } of matching) this.#known.set(uid, true);
     return matching.map((service) => ({ type: "snapshot", service, revision: 0n }));
   }
 
@@ -34,9 +35,16 @@ export class ShownServices {
     return services(events).flatMap((change) => this.#show(change) ?? []);
   }
 
-  #show({ service, revision, isCreated, isDeleted }: ChangedService): ShownChange | undefined {
+  #show(change: ChangedService): ShownChange | undefined {
+    return this.#matches === undefined ? showAny(change) : this.#showMatching(change, this.#matches);
+  }
+
+  #showMatching(
+    { service, revision, isCreated, isDeleted }: ChangedService,
+    matches: (service: Service) => boolean,
+  ): ShownChange | undefined {
     const wasShown = this.#known.get(service.uid) ?? (this.#assumed && !isCreated);
-    if (!isDeleted && this.#matches(service)) {
+    if (!isDeleted && matches(service)) {
       this.#known.set(service.uid, true);
       return { type: "changed", service, revision };
     }
@@ -44,6 +52,11 @@ export class ShownServices {
     else this.#known.set(service.uid, false);
     return wasShown ? { type: "gone", service, revision } : undefined;
   }
+}
+
+function showAny({ service, revision, isCreated, isDeleted }: ChangedService): ShownChange | undefined {
+  if (isCreated && isDeleted) return undefined;
+  return { type: isDeleted ? "gone" : "changed", service, revision };
 }
 
 interface ChangedService {

@@ -79,7 +79,7 @@ export class Waiting {
     if (service === undefined) return;
     const items = this.#feed.follow({
       after: { storeUid: "", revision },
-      matches: (event) => event.service?.uid === service.uid,
+      select: (events) => events.filter((event) => event.service?.uid === service.uid),
       follower: "wait",
       signal: request.signal,
     });

@@ -30,7 +30,7 @@ export class EventWatch {
     const age = new StreamAge(context.signal, this.#clock);
     const items = this.#feed.follow({
       after: cursorFromProto(request.after),
-      matches: view.matches,
+      select: (events) => events.filter(view.matches),
       progressIntervalMs: progressIntervalOf(request.progressInterval),
       follower: "watch_events",
       signal: age.signal,

@@ -12,7 +12,7 @@ export interface EventFeed {
   reached(revision: bigint, signal: AbortSignal): Promise<void>;
   follow(options: {
     readonly after: Cursor | undefined;
-    readonly matches?: (event: Event) => boolean;
+    readonly select?: (events: readonly Event[]) => readonly Event[];
     readonly progressIntervalMs?: number;
     /** Who follows, as the metrics name it. */
     readonly follower?: string;

@@ -43,11 +43,11 @@ export class ServiceWatch {
 
   async *watch(request: WatchServicesRequest, { principal, signal }: CallContext): AsyncGenerator<Response, void> {
     allowSome(principal, "list:services");
-    const watcher = watcherOf(request, principal);
+    const watcher = new Watcher(request, principal);
     const age = new StreamAge(signal, this.#clock);
     const items = this.#feed.follow({
       after: watcher.after,
-      matches: watcher.concerns,
+      select: (events) => watcher.select(events),
       progressIntervalMs: progressIntervalOf(request.progressInterval),
       follower: "watch_services",
       signal: age.signal,
@@ -67,54 +67,70 @@ export class ServiceWatch {
     if (resumed) return;
     const { services, revision } = await this.#registry.snapshot();
     const visible = services.filter(({ name }) => may(watcher.principal, "list:services", name));
-    for (const part of messageParts(watcher.shown.snapshot(visible), sizeOf)) yield batchOf(undefined, part, watcher);
+    for (const part of messageParts(watcher.snapshot(visible), sizeOf)) yield batchOf(undefined, part, watcher);
     watcher.snapshotRevision = revision;
     yield message(watcher.bookmark(item.cursor), { case: "snapshotEnd", value: {} });
   }
 
-  *#batch(watcher: Watcher, item: FeedItem & { kind: "events" }): Generator<Response, void> {
-    const events = item.events.filter(({ revision }) => revision > watcher.snapshotRevision);
-    if (events.length === 0) return;
-    const make = () => messagesOf(watcher, events, item.cursor);
+  #batch(watcher: Watcher, item: FeedItem & { kind: "events" }): readonly Response[] {
+    const make = () => messagesOf(watcher, item);
     // What a watcher with a filter is told depends on what it was told before: only the others see the same.
-    yield* watcher.sharedKey === undefined
-      ? make()
-      : this.#batches.of(watcher.sharedKey, { events, cursor: item.cursor }, make);
+    return watcher.sharedKey === undefined ? make() : this.#batches.of(watcher.sharedKey, item, make);
   }
 }
 
 /** One watch and where it stands. */
-interface Watcher {
+class Watcher {
   readonly principal: Principal;
   readonly after: Cursor | undefined;
-  readonly shown: ShownServices;
+  /** Watchers with equal keys are told the same of the same events; undefined: this one is told what no other is. */
   readonly sharedKey: string | undefined;
-  readonly concerns: (event: Event) => boolean;
   /** What happened up to here is in the snapshot. */
-  snapshotRevision: bigint;
-  bookmark(cursor: Cursor): Cursor;
+  snapshotRevision = 0n;
+  readonly #shown: ShownServices;
+  #selected: readonly ShownChange[] = [];
+
+  constructor(request: WatchServicesRequest, principal: Principal) {
+    const cursor = cursorFromProto(request.after);
+    // The place before the first revision is a watcher that knows nothing: the snapshot tells it all at once.
+    this.after = cursor?.revision === 0n ? undefined : cursor;
+    this.principal = principal;
+    const isAll = request.filter === "";
+    this.sharedKey = isAll ? JSON.stringify(principal.scopes) : undefined;
+    const matches = isAll ? undefined : serviceFilter(request.filter);
+    this.#shown = new ShownServices(matches, { resumed: this.after !== undefined });
+  }
+
+  snapshot(services: readonly Service[]): ShownChange[] {
+    return this.#shown.snapshot(services);
+  }
+
+  /** Of the events of whole revisions those of services that it may see; none if it is to be told nothing of them. */
+  select(events: readonly Event[]): readonly Event[] {
+    const concerning = events.filter(
+      ({ revision, service, after }) =>
+        revision > this.snapshotRevision &&
+        after !== undefined &&
+        service !== undefined &&
+        may(this.principal, "list:services", service.name),
+    );
+    if (this.sharedKey !== undefined) return concerning;
+    this.#selected = this.#shown.changes(concerning);
+    return this.#selected.length === 0 ? [] : concerning;
+  }
+
+  /** What the events amount to that were selected last. */
+  changes(selected: readonly Event[]): readonly ShownChange[] {
+    return this.sharedKey === undefined ? this.#selected : this.#shown.changes(selected);
+  }
+
+  bookmark({ storeUid, revision }: Cursor): Cursor {
+    return { storeUid, revision: revision > this.snapshotRevision ? revision : this.snapshotRevision };
+  }
 }
 
-function watcherOf(request: WatchServicesRequest, principal: Principal): Watcher {
-  const cursor = cursorFromProto(request.after);
-  // The place before the first revision is a watcher that knows nothing: the snapshot tells it all at once.
-  const after = cursor?.revision === 0n ? undefined : cursor;
-  return {
-    principal,
-    after,
-    shown: new ShownServices(serviceFilter(request.filter), { resumed: after !== undefined }),
-    sharedKey: request.filter === "" ? JSON.stringify(principal.scopes) : undefined,
-    concerns: ({ service }) => service !== undefined && may(principal, "list:services", service.name),
-    snapshotRevision: 0n,
-    bookmark({ storeUid, revision }) {
-      return { storeUid, revision: revision > this.snapshotRevision ? revision : this.snapshotRevision };
-    },
-  };
-}
-
-function messagesOf(watcher: Watcher, events: readonly Event[], cursor: Cursor): Response[] {
-  const changes = watcher.shown.changes(events);
-  return batchParts(changes, cursor, sizeOf).map((part) => batchOf(part.cursor, part.things, watcher));
+function messagesOf(watcher: Watcher, { events, cursor }: FeedItem & { kind: "events" }): Response[] {
+  return batchParts(watcher.changes(events), cursor, sizeOf).map((part) => batchOf(part.cursor, part.things, watcher));
 }
 
 function batchOf(cursor: Cursor | undefined, changes: readonly ShownChange[], { principal }: Watcher): Response {

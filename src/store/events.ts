@@ -1,5 +1,6 @@
 import type pg from "pg";
 import type { Caller, Event } from "../domain/event.ts";
+import type { Service } from "../domain/service.ts";
 import { decodeEventBody, decodeService, type Json, type ServiceImage } from "./json.ts";
 import { query } from "./postgres.ts";
 
@@ -73,6 +74,12 @@ export class EventRows {
   }
 }
 
+/** What was removed was stamped no more: its removal is the last transaction that changed it. */
+function decodeAfter({ revision, body }: EventRow, image: ServiceImage): Service {
+  const service = decodeService(image);
+  return body.type === "service_deleted" ? { ...service, revision } : service;
+}
+
 function decodeEvent(row: EventRow): Event {
   const { caller, ...body } = row.body;
   return {
@@ -89,6 +96,6 @@ function decodeEvent(row: EventRow): Event {
     caller,
     message: row.message,
     body: decodeEventBody(body),
-    after: row.after === null ? undefined : decodeService(row.after),
+    after: row.after === null ? undefined : decodeAfter(row, row.after),
   };
 }

@@ -131,6 +131,17 @@ test("changes of a revision that was cut are told once it is whole", async () =>
   expect(told.map(summary)).toEqual(["snapshot ", "changes a changed", "changes b changed, c changed"]);
 });
 
+test("deletions of a revision that was cut are told once it is whole", async () => {
+  const server = serviceServer(
+    [snapshotEnd(1n), changes(2n, ["a", 3n, "gone"]), failure("unavailable", "STREAM_MAX_AGE")],
+    [changes(2n, ["a", 3n, "gone"]), changes(3n, ["b", 3n, "gone"])],
+  );
+
+  const { told } = await collect(watchServices(server.client, {}, {}));
+
+  expect(told.map(summary)).toEqual(["snapshot ", "changes a gone, b gone"]);
+});
+
 test.each([
   ["out_of_range", "REVISION_COMPACTED"],
   ["failed_precondition", "STORE_CHANGED"],

@@ -9,9 +9,17 @@ export class Relay implements AsyncDisposable {
   private constructor(target: URL) {
     this.#server = createServer((client) => {
       const server = connect(Number(target.port), target.hostname);
-      for (const socket of [client, server]) {
+      for (const [socket, other] of [
+        [client, server],
+        [server, client],
+      ] as const) {
         this.#sockets.add(socket);
-        socket.on("error", () => socket.destroy()).on("close", () => this.#sockets.delete(socket));
+        socket.on("error", () => socket.destroy());
+        socket.on("close", () => {
+          this.#sockets.delete(socket);
+          // Where nobody listens there is nothing to pipe an end from.
+          other.destroySoon();
+        });
       }
       client.pipe(server).pipe(client);
     });

@@ -31,8 +31,9 @@ test("whatever writers do at once, every follower gets each event once, in order
       const readers = followers.map(({ from, matching }) => {
         const revision = BigInt(Math.floor(from * before.length));
         const matches = (event: Event) => matching === undefined || event.message === String(matching);
+        const select = (events: readonly Event[]) => events.filter(matches);
         const after = { storeUid: store.storeUid, revision };
-        return { revision, matches, follower: new Follower(feed, { after, matches, progressIntervalMs: 20 }) };
+        return { revision, matches, follower: new Follower(feed, { after, select, progressIntervalMs: 20 }) };
       });
       await Promise.all(
         writers.map(async (transactions, writer) => {
@@ -205,7 +206,7 @@ test("a follower whose filter matches nothing is told how far the log is", async
   const store = await startStore();
   const { feed } = await startFeed(store);
   const after = { storeUid: store.storeUid, revision: 0n };
-  const follower = new Follower(feed, { after, matches: () => false, progressIntervalMs: 10 });
+  const follower = new Follower(feed, { after, select: () => [], progressIntervalMs: 10 });
 
   await append(store);
   await append(store);

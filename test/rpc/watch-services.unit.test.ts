@@ -207,6 +207,17 @@ test("a quiet watch tells of its progress, also past what it does not show", asy
   expect(words(progress)).toBe("progress @2");
 });
 
+test("a watch that is shown nothing tells of its progress also while other services change all the time", async () => {
+  log.append([created, aService({ name: "a" })]);
+  const told = watch({ filter: "name = nothing", progressInterval: { seconds: 1n } });
+  await take(told, 2, { keep: true });
+  const chatter = setInterval(() => log.append([updated, aService({ name: "a" })]), 20);
+
+  const [progress] = await take(told, 1).finally(() => clearInterval(chatter));
+
+  expect(progress?.message.case).toBe("progress");
+});
+
 test("a stream that is old enough ends with the advice to resume", async () => {
   const fires: (() => void)[] = [];
   const clock: Clock = { ...systemClock, after: (_, run) => (fires.push(run), () => undefined) };
@@ -281,6 +292,23 @@ test("many transactions that are too large for one message are cut between them 
   expect(batches.length).toBeGreaterThan(3);
 });
 
+test("a transaction that fits into one message is not cut, however much comes before it", async () => {
+  log.append([created, aService({ name: "a" })]);
+  const info = { text: "x".repeat(60_000) };
+  const large = (name: string): readonly [EventBody, Service] => {
+    const service = aService({ name });
+    return [created, { ...service, spec: { ...service.spec, info } }];
+  };
+  const told = watch({ after: { storeUid, revision: 1n } });
+  for (let index = 0; index < 16; index++) log.append(large(`s${index}`));
+  log.append(large("one"), large("two"));
+
+  const batches = await until(told, "two");
+
+  expect(changesOf(batches.slice(0, -1))).not.toContain("changed one");
+  expect(batches.at(-1)?.cursor?.revision).toBe(18n);
+});
+
 test("watchers that see the same are sent the same message, made once", async () => {
   const revision = await appended([created, aService({ name: "a" })]);
   const serviceWatch = new ServiceWatch({ feed, registry: log, clock: systemClock });
@@ -293,6 +321,21 @@ test("watchers that see the same are sent the same message, made once", async ()
   await Promise.all([one.return(undefined), other.return(undefined)]);
 
   expect(first.value).toBe(second.value);
+});
+
+test("of two watchers that see the same each is told what is gone, whichever of them was told first what there is", async () => {
+  const serviceWatch = new ServiceWatch({ feed, registry: log, clock: systemClock });
+  const request = create(WatchServicesRequestSchema, {});
+  const [one, other] = [serviceWatch.watch(request, aCall()), serviceWatch.watch(request, aCall())];
+  for (const told of [one, other]) for (const _ of ["opened", "snapshotEnd"]) await told.next();
+  log.append([created, aService({ name: "a" })]);
+  for (const told of [one, other]) await told.next();
+  log.append([deleted, aService({ name: "a" })]);
+
+  const gone = [await other.next(), await one.next()];
+  await Promise.all([one.return(undefined), other.return(undefined)]);
+
+  expect(gone.map(({ value }) => words(value?.message))).toEqual(["gone a @2", "gone a @2"]);
 });
 
 async function appended(...changes: readonly Change[]): Promise<bigint> {

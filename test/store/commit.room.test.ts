@@ -123,7 +123,8 @@ test("the event of a removal carries the service as it was last", async () => {
 
   const events = await store.events.readAfter(revision - 1n, 1);
   expect(events.map(({ body }) => body.type)).toEqual(["service_deleted"]);
-  expect(events[0]?.after).toMatchObject({ name: "web", uid: service.uid, wish: "deleted", spec: service.spec });
+  const { name, uid, spec } = service;
+  expect(events[0]?.after).toMatchObject({ name, uid, spec, wish: "deleted", revision });
   expect((await store.services.byName("web")).service).toBeUndefined();
 });
 

@@ -20,8 +20,8 @@ export class PostgresWire {
   readonly #target: EmbeddedConnection;
   readonly #sockets = new Set<Socket>();
   #plan: { readonly where: Break; readonly done: () => void } | undefined;
-
   #cut = false;
+  #isSilent = false;
 
   private constructor(target: EmbeddedConnection) {
     this.#target = target;
@@ -50,6 +50,11 @@ export class PostgresWire {
 
   mend(): void {
     this.#cut = false;
+  }
+
+  /** Lets everything through but notifications, until told otherwise: those who listen hear of nothing, and of no failure. */
+  silence(isSilent: boolean): void {
+    this.#isSilent = isSilent;
   }
 
   /** Carries nothing on the connections that there are and closes none: half open. New ones are whole. */
@@ -106,8 +111,43 @@ export class PostgresWire {
         plan.done();
       });
     });
+    const messages = new BackendMessages();
     server.on("data", (answer: Buffer) => {
-      if (!deaf) client.write(answer);
+      const heard = messages.without(answer, this.#isSilent ? "NotificationResponse" : "nothing");
+      if (!deaf) for (const part of heard) client.write(part);
     });
+  }
+}
+
+const notificationResponse = "A".charCodeAt(0);
+const headerBytes = 5;
+
+/** The messages of a Postgres in a stream that is cut anywhere: a type of one byte, a length of four that counts itself, the rest. */
+class BackendMessages {
+  #header = Buffer.alloc(0);
+  #left = 0;
+  #isDropped = false;
+
+  /** What of the next bytes is to be passed on. A message is dropped whole or not at all. */
+  without(bytes: Buffer, dropped: "NotificationResponse" | "nothing"): Buffer[] {
+    const kept: Buffer[] = [];
+    for (let at = 0; at < bytes.length; ) {
+      if (this.#left === 0) {
+        const missing = headerBytes - this.#header.length;
+        this.#header = Buffer.concat([this.#header, bytes.subarray(at, at + missing)]);
+        at += missing;
+        if (this.#header.length < headerBytes) break;
+        this.#left = this.#header.readUInt32BE(1) - 4;
+        this.#isDropped = dropped === "NotificationResponse" && this.#header[0] === notificationResponse;
+        if (!this.#isDropped) kept.push(this.#header);
+        this.#header = Buffer.alloc(0);
+      } else {
+        const body = bytes.subarray(at, at + this.#left);
+        at += body.length;
+        this.#left -= body.length;
+        if (!this.#isDropped) kept.push(body);
+      }
+    }
+    return kept.length === 0 ? [] : [Buffer.concat(kept)];
   }
 }

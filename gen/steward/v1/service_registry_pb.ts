@@ -949,7 +949,7 @@ export type ServiceChange = Message<"steward.v1.ServiceChange"> & {
   type: ServiceChangeType;
 
   /**
-   * The service as it was after that change; of GONE as it was last.
+   * The service as it was after that change; of one that was deleted as it was last. Its revision is that of the change.
    *
    * @generated from field: steward.v1.Service service = 2;
    */
