@@ -71,8 +71,22 @@ export class ConnectAdapter {
     for (const handle of router.handlers) this.#route(handle);
   }
 
-  /** The listener for `request` events. Never throws. */
+  /** The listener for `request` events. Never throws: what a client sends must not end the server, whatever mistake of ours it meets. */
   readonly handle: HttpHandler = (request, response) => {
+    try {
+      this.#answer(request, response);
+    } catch (error) {
+      this.#log.error({ err: error, path: pathOf(request).slice(0, 256) }, "a request failed by a bug");
+      response.destroy();
+    }
+  };
+
+  /** From now on HTTP/1.1 connections end with their next response. */
+  closeConnections(): void {
+    this.#isClosing = true;
+  }
+
+  #answer(request: HttpRequest, response: HttpResponse): void {
     if ("shouldKeepAlive" in response && (this.#isClosing || this.#age.isReached(request.socket)))
       response.shouldKeepAlive = false;
     const path = pathOf(request);
@@ -81,11 +95,6 @@ export class ConnectAdapter {
     if (route !== undefined) void this.#serve(route, request, response);
     else if (looksLikeMethod(path)) refuseUnknownMethod(path, request, response);
     else this.#pages(request, response);
-  };
-
-  /** From now on HTTP/1.1 connections end with their next response. */
-  closeConnections(): void {
-    this.#isClosing = true;
   }
 
   #route(handle: UniversalHandler): void {

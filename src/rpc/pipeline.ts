@@ -3,6 +3,7 @@ import type { Message } from "@bufbuild/protobuf";
 import { Code } from "@connectrpc/connect";
 import type { Logger } from "pino";
 import { AppError } from "../domain/errors.ts";
+import { LineBudget } from "../domain/line-budget.ts";
 import type { Principal } from "../domain/principal.ts";
 import { type Arrival, Call, type Method } from "./call.ts";
 import { connectTimeoutMs, grpcTimeoutMs } from "./deadline.ts";
@@ -35,6 +36,8 @@ export class Pipeline {
   readonly #gate: Gate;
   readonly #log: Logger;
   readonly #quota: StreamQuota;
+  // Anybody can be refused as often as they like, with a wrong token for example; the counters have the numbers.
+  readonly #endLines = new LineBudget({ burst: 200, perSecond: 10 });
   readonly #validation = new Validation();
   readonly #open = new Set<Call>();
   readonly #onEnd = (call: Call, error: RpcError | undefined) => this.#ended(call, error);
@@ -209,10 +212,12 @@ export class Pipeline {
   #logEnd(call: Call, error: RpcError | undefined, durationMs: number): void {
     const level = error !== undefined && notable.has(error.code) ? "info" : "debug";
     if (!this.#log.isLevelEnabled(level)) return;
+    const line = level === "info" ? this.#endLines.take() : {};
+    if (line === undefined) return;
     const code = error === undefined ? "OK" : Code[error.code];
     const failure = error === undefined ? {} : { error: error.rawMessage };
     const { callId, method, protocol, peer, principal } = call;
-    const fields = { callId, method, protocol, peer, principal: principal.name, code, durationMs, ...failure };
+    const fields = { callId, method, protocol, peer, principal: principal.name, code, durationMs, ...failure, ...line };
     this.#log[level](fields, "call");
   }
 }
