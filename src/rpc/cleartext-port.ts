@@ -11,8 +11,11 @@ export function shareCleartextPort(http1: Http1Server, http2: Http2Server, first
   http1.removeAllListeners("connection");
   http1.on("connection", (socket: Socket) => {
     sniff(socket, firstByteMs, (speaksHttp2) => {
-      if (speaksHttp2) http2.emit("connection", socket);
-      else for (const serve of serveHttp1) serve.call(http1, socket);
+      if (speaksHttp2) {
+        // HTTP/1.1 answers a client that has said all it will say; of HTTP/2 nothing is left when a client goes.
+        socket.allowHalfOpen = false;
+        http2.emit("connection", socket);
+      } else for (const serve of serveHttp1) serve.call(http1, socket);
     });
   });
 }

@@ -87,6 +87,8 @@ export class ConnectAdapter {
   }
 
   #answer(request: HttpRequest, response: HttpResponse): void {
+    // Reset in the packet that it came in: nobody waits for an answer, and no event would tell of its end.
+    if ("stream" in request && (request.stream.destroyed || request.stream.closed)) return;
     if ("shouldKeepAlive" in response && (this.#isClosing || this.#age.isReached(request.socket)))
       response.shouldKeepAlive = false;
     const path = pathOf(request);
@@ -103,7 +105,7 @@ export class ConnectAdapter {
   }
 
   async #serve({ method, handle }: Route, request: HttpRequest, response: HttpResponse): Promise<void> {
-    const exchange = this.#begin(method, request);
+    const exchange = this.#begin(method, request, response);
     const { call } = exchange;
     try {
       const values = createContextValues().set(exchangeKey, exchange);
@@ -122,7 +124,7 @@ export class ConnectAdapter {
     }
   }
 
-  #begin(method: Method, request: HttpRequest): Exchange {
+  #begin(method: Method, request: HttpRequest, response: HttpResponse): Exchange {
     const { headers } = request;
     const protocol = protocolOf(headers["content-type"]);
     const timeoutHeader = protocol === "connect" ? "connect-timeout-ms" : "grpc-timeout";
@@ -133,7 +135,7 @@ export class ConnectAdapter {
     const call = this.#pipeline.begin({ method, protocol, peer, certificate, headers, timeout });
     // Until the handler runs, the body is awaited, and only the connection can end that.
     call.whenInterrupted(() => reset(request));
-    return { call, isPastGate: false, transport: undefined };
+    return { call, response, isPastGate: false, transport: undefined };
   }
 
   #admit(context: HandlerContext): void {
@@ -180,7 +182,8 @@ export class ConnectAdapter {
   }
 
   #stream(input: Input, context: HandlerContext): AsyncIterable<AnyResponse> {
-    const { call } = exchangeOf(context);
+    const { call, response } = exchangeOf(context);
+    call.signal.addEventListener("abort", () => cutUnread(call, response, this.#limits.lastWordsMs), { once: true });
     return unwrapShared(this.#pipeline.stream(call, input), {
       beforeFirst: () => copyHeaders(call, context),
       atEnd: () => copyTrailers(call, context),
@@ -196,6 +199,7 @@ interface Route {
 /** A call and how far connect-es is with it. */
 interface Exchange {
   readonly call: Call;
+  readonly response: HttpResponse;
   isPastGate: boolean;
   transport: AbortSignal | undefined;
 }
@@ -225,6 +229,14 @@ function textOf(header: string | string[] | undefined): string | undefined {
 function reset(request: HttpRequest): void {
   if ("stream" in request) request.stream.close(constants.NGHTTP2_CANCEL);
   else request.destroy();
+}
+
+/** Ends a stream whose client does not read why it was ended, and would hold it open as long as it likes. */
+function cutUnread(call: Call, response: HttpResponse, afterMs: number): void {
+  if (call.hasEnded) return;
+  const cut = () => ("stream" in response ? response.stream.close(constants.NGHTTP2_CANCEL) : response.destroy());
+  const timer = setTimeout(cut, afterMs).unref();
+  response.once("close", () => clearTimeout(timer));
 }
 
 function copyHeaders(call: Call, context: HandlerContext): void {

@@ -44,7 +44,7 @@ export function send(response: HttpResponse, status: number, headers: Record<str
   if (response.destroyed || response.headersSent) return;
   // A client of gRPC takes headers for a whole answer only if the stream ends with them.
   if (body === "" && "stream" in response) {
-    // The client may have reset it before we were asked, which the response does not know yet.
+    // The response does not know yet what became of its stream.
     if (response.stream.destroyed || response.stream.closed) return;
     response.stream.respond({ ...response.getHeaders(), ...headers, ":status": status }, { endStream: true });
     return;

@@ -4,7 +4,17 @@ import { connect } from "node:net";
 import { Gauge } from "prom-client";
 import { expect, test } from "vitest";
 import { eventually } from "../support/eventually.ts";
-import { goodSecret, registryClient, startRig } from "./rig.ts";
+import {
+  data,
+  endHeaders,
+  frame,
+  frameTypes,
+  grpcMessage,
+  headerBlock,
+  preface,
+  settings,
+} from "../support/http2-frames.ts";
+import { goodSecret, openCalls, registryClient, startRig } from "./rig.ts";
 
 test.each(["connectPort", "grpcPort"] as const)(
   "calls that are reset before they were looked at end alone, on %s",
@@ -34,6 +44,8 @@ test.each(["connectPort", "grpcPort"] as const)(
 
     expect((await registryClient(rig, port === "grpcPort" ? "gRPC on grpc-js" : "gRPC").list({})).revision).toBe(7n);
     expect(rig.log.filter(({ level }) => Number(level) >= 50)).toEqual([]);
+    // Those whose streams were gone already are no calls, and the others have ended.
+    await eventually(async () => (await openCalls(rig)) === 0);
     session.destroy();
   },
 );
@@ -102,3 +114,32 @@ test("clients that hang up while their calls over HTTP/1.1 are refused end alone
 
   expect((await registryClient(rig, "Connect JSON").list({})).revision).toBe(7n);
 });
+
+test.each(["connectPort", "grpcPort"] as const)(
+  "a client that closes its side of a connection takes its calls with it, on %s",
+  async (port) => {
+    await using rig = await startRig({
+      async *watchServices(_request, { signal }) {
+        yield { cursor: { revision: 1n } };
+        await once(signal, "abort");
+      },
+    });
+    const socket = connect({ port: rig[port], host: "127.0.0.1", allowHalfOpen: true });
+    const headers = headerBlock([
+      [":method", "POST"],
+      [":path", "/steward.v1.ServiceRegistry/WatchServices"],
+      [":scheme", "http"],
+      ["content-type", "application/grpc"],
+      ["authorization", `Bearer ${goodSecret}`],
+    ]);
+    const call = frame({ type: frameTypes.headers, stream: 1, payload: headers, flags: endHeaders });
+    socket.write(Buffer.concat([preface, settings(), call, data(1, grpcMessage(Buffer.alloc(0)))]));
+    await eventually(() => rig.calls.length === 1);
+
+    socket.end();
+
+    await eventually(async () => (await openCalls(rig)) === 0);
+    await eventually(() => rig.calls[0]?.signal.aborted);
+    socket.destroy();
+  },
+);
