@@ -304,7 +304,10 @@ async function start(config: Config, log: Logger, version: string, started: Stac
               },
               isRouted: keeper !== undefined,
             }),
-            repair: { reconcile: async (o) => (await keeper?.reconcile(o)) ?? noRoutes },
+            repair: {
+              reconcile: async (o) => (await keeper?.reconcile(o)) ?? noRoutes,
+              foresee: async (o) => (await keeper?.foresee(o)) ?? noRoutes,
+            },
             events: new EventLog(store.events, storeUid),
             watch: new EventWatch({ feed, clock }),
             waiting,

@@ -98,6 +98,7 @@ export type EventBody =
   | { readonly type: "route_blocked"; readonly route: Route }
   | { readonly type: "route_removing"; readonly route: Route }
   | { readonly type: "route_removed"; readonly route: Route }
+  | { readonly type: "routes_reconciled" }
   | { readonly type: "proxy_up" }
   | { readonly type: "proxy_down" }
   | { readonly type: "token_issued"; readonly tokenId: string }

@@ -119,6 +119,19 @@ export class RouteKeeper {
     return this.#book.counts();
   }
 
+  /** What a reconciliation would come to now: the proxy is looked at and left as it is. Throws unavailable. */
+  async foresee({ reassert }: { readonly reassert: boolean }): Promise<ReconcileResult> {
+    const { signal } = this.#stopping;
+    try {
+      const plan = this.#difference(await this.#options.driver.observe(signal), reassert);
+      const { put, remove, conflicts } = this.#durable(plan);
+      const wanted = this.#book.wants().length;
+      return { wanted, put: put.length, removed: remove.length, failed: conflicts.length };
+    } catch (error) {
+      throw signal.aborted ? draining() : unavailable(error);
+    }
+  }
+
   /** Looks at the proxy at once: something suggests that it has just come back. */
   wake(): void {
     this.#health.hope(this.#options.clock.monotonicMs());
@@ -210,15 +223,21 @@ export class RouteKeeper {
   }
 
   #plan(observed: ObservedRoutes, isReassertion: boolean): RoutePlan {
+    const plan = this.#difference(observed, isReassertion);
+    this.#shadows = observed.shadows;
+    this.#alarms.report(observed, plan, this.#book);
+    return this.#durable(plan);
+  }
+
+  #difference({ routes, shadows }: ObservedRoutes, isReassertion: boolean): RoutePlan {
     const before = this.#shadows;
-    const { routes, shadows } = observed;
     const isShadowed = ({ prefix }: NumberedRoute): boolean => shadows.get(prefix) !== before.get(prefix);
     const isReleased = (uid: string): boolean => this.#book.isReleased(uid);
     const isDoubted = (route: NumberedRoute): boolean => isReassertion || isShadowed(route);
-    const wants = this.#book.wants();
-    const plan = planRoutes(routes, wants, { isReleased, isDoubted });
-    this.#shadows = shadows;
-    this.#alarms.report(observed, plan, this.#book);
+    return planRoutes(routes, this.#book.wants(), { isReleased, isDoubted });
+  }
+
+  #durable(plan: RoutePlan): RoutePlan {
     return { ...plan, put: plan.put.filter((route) => this.#book.isDurable(route.serviceUid)) };
   }
 

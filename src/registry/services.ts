@@ -16,7 +16,7 @@ import type { ServiceSpecInput, SpecRules } from "../domain/service-spec.ts";
 import type { SpecRevision } from "../domain/spec-revision.ts";
 import type { TokenKeys } from "../domain/token-secret.ts";
 import { applySet, checkSet, type WantedSet } from "./apply.ts";
-import type { Call } from "./call.ts";
+import { type Call, eventOf } from "./call.ts";
 import {
   type ChangeTools,
   createService,
@@ -271,6 +271,17 @@ export class Services {
       call,
       (tx) => stopServices(tx, call, matches),
       ({ value, revision }) => ({ names: value.map(({ service }) => service.name), revision }),
+    );
+  }
+
+  /** Records that a client has all routes compared with the proxy, which others do. */
+  async routesReconciled(call: Call, { reassert }: { reassert: boolean }): Promise<{ revision: bigint }> {
+    const asked = reassert ? "all routes to be put again" : "the routes to be compared with the proxy";
+    const event = eventOf(call, undefined, { type: "routes_reconciled" }, `${call.principal.name} asked for ${asked}`);
+    return this.#writer.run(
+      call,
+      async (tx) => tx.append(event),
+      ({ revision }) => ({ revision }),
     );
   }
 

@@ -72,8 +72,24 @@ export class ConnectAdapter {
     for (const handle of router.handlers) this.#route(handle);
   }
 
-  /** The listener for `request` events. Never throws. */
+  /** The listener for `request` events. Never throws: what a client sends must not end the server, whatever mistake of ours it meets. */
   readonly handle: HttpHandler = (request, response) => {
+    try {
+      this.#answer(request, response);
+    } catch (error) {
+      this.#log.error({ err: error, path: pathOf(request).slice(0, 256) }, "a request failed by a bug");
+      response.destroy();
+    }
+  };
+
+  /** From now on HTTP/1.1 connections end with their next response. */
+  closeConnections(): void {
+    this.#isClosing = true;
+  }
+
+  #answer(request: HttpRequest, response: HttpResponse): void {
+    // Reset in the packet that it came in: nobody waits for an answer, and no event would tell of its end.
+    if ("stream" in request && (request.stream.destroyed || request.stream.closed)) return;
     if ("shouldKeepAlive" in response && (this.#isClosing || this.#age.isReached(request.socket)))
       response.shouldKeepAlive = false;
     const path = pathOf(request);
@@ -82,11 +98,6 @@ export class ConnectAdapter {
     if (route !== undefined) void this.#serve(route, request, response);
     else if (looksLikeMethod(path)) this.#refuseUnknown(path, request, response);
     else this.#pages(request, response);
-  };
-
-  /** From now on HTTP/1.1 connections end with their next response. */
-  closeConnections(): void {
-    this.#isClosing = true;
   }
 
   #route(handle: UniversalHandler): void {
@@ -101,7 +112,7 @@ export class ConnectAdapter {
   }
 
   async #serve({ method, handle }: Route, request: HttpRequest, response: HttpResponse): Promise<void> {
-    const exchange = this.#begin(method, request);
+    const exchange = this.#begin(method, request, response);
     const { call } = exchange;
     try {
       const values = createContextValues().set(exchangeKey, exchange);
@@ -123,7 +134,7 @@ export class ConnectAdapter {
     }
   }
 
-  #begin(method: Method, request: HttpRequest): Exchange {
+  #begin(method: Method, request: HttpRequest, response: HttpResponse): Exchange {
     const { headers } = request;
     const protocol = protocolOf(headers["content-type"]);
     const timeoutHeader = protocol === "connect" ? "connect-timeout-ms" : "grpc-timeout";
@@ -134,7 +145,7 @@ export class ConnectAdapter {
     const call = this.#pipeline.begin({ method, protocol, peer, certificate, headers, timeout });
     // Until the handler runs, the body is awaited, and only the connection can end that.
     call.whenInterrupted(() => reset(request));
-    return { call, isPastGate: false, transport: undefined };
+    return { call, response, isPastGate: false, transport: undefined };
   }
 
   #admit(context: HandlerContext): void {
@@ -182,7 +193,8 @@ export class ConnectAdapter {
   }
 
   #stream(input: Input, context: HandlerContext): AsyncIterable<AnyResponse> {
-    const { call } = exchangeOf(context);
+    const { call, response } = exchangeOf(context);
+    call.signal.addEventListener("abort", () => cutUnread(call, response, this.#limits.lastWordsMs), { once: true });
     return unwrapShared(this.#pipeline.stream(call, input), {
       beforeFirst: () => copyHeaders(call, context),
       atEnd: () => copyTrailers(call, context),
@@ -198,6 +210,7 @@ interface Route {
 /** A call and how far connect-es is with it. */
 interface Exchange {
   readonly call: Call;
+  readonly response: HttpResponse;
   isPastGate: boolean;
   transport: AbortSignal | undefined;
 }
@@ -227,6 +240,14 @@ function textOf(header: string | string[] | undefined): string | undefined {
 function reset(request: HttpRequest): void {
   if ("stream" in request) request.stream.close(constants.NGHTTP2_CANCEL);
   else request.destroy();
+}
+
+/** Ends a stream whose client does not read why it was ended, and would hold it open as long as it likes. */
+function cutUnread(call: Call, response: HttpResponse, afterMs: number): void {
+  if (call.hasEnded) return;
+  const cut = () => ("stream" in response ? response.stream.close(constants.NGHTTP2_CANCEL) : response.destroy());
+  const timer = setTimeout(cut, afterMs).unref();
+  response.once("close", () => clearTimeout(timer));
 }
 
 function copyHeaders(call: Call, context: HandlerContext): void {

@@ -104,6 +104,7 @@ function payloadOf(body: EventBody): Payload {
     case "service_down":
     case "disk_full":
     case "disk_freed":
+    case "routes_reconciled":
     case "proxy_up":
     case "proxy_down":
     case "server_started":
@@ -145,6 +146,7 @@ export const eventTypes: Readonly<Record<EventType, proto.EventType>> = {
   route_blocked: proto.EventType.ROUTE_BLOCKED,
   route_removing: proto.EventType.ROUTE_REMOVING,
   route_removed: proto.EventType.ROUTE_REMOVED,
+  routes_reconciled: proto.EventType.ROUTES_RECONCILED,
   proxy_up: proto.EventType.PROXY_UP,
   proxy_down: proto.EventType.PROXY_DOWN,
   token_issued: proto.EventType.TOKEN_ISSUED,

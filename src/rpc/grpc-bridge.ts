@@ -46,6 +46,8 @@ export class GrpcBridge {
   }
 
   #enter(stream: ServerHttp2Stream, headers: IncomingHttpHeaders): IncomingHttpHeaders | undefined {
+    // Reset in the packet that it came in: nobody waits for an answer, and no event would tell of its end.
+    if (stream.destroyed || stream.closed) return undefined;
     const path = headers[":path"] ?? "";
     if (headers["content-type"]?.startsWith("application/grpc") !== true) return headers;
     const method = this.#pipeline.methods.get(path);

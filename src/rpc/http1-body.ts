@@ -8,6 +8,8 @@ import type { HttpResponse } from "./pages.ts";
  */
 export function bodyOf(request: IncomingMessage, response: HttpResponse, limits: Limits): AsyncIterable<Uint8Array> {
   response.once("finish", () => throwAwayRest(request, limits));
+  // Whoever reads hears of a client that hangs up. Who has just stopped reading does not, and an error that nobody hears ends the process.
+  request.on("error", () => undefined);
   return request.iterator({ destroyOnReturn: false });
 }
 

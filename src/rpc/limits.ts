@@ -18,6 +18,8 @@ export interface Limits {
   /** What is still read of an HTTP/1.1 request that was answered before its body was complete, and for how long. */
   readonly restBytes: number;
   readonly restMs: number;
+  /** How long a client may take to read why its stream was ended, before the stream is cut. */
+  readonly lastWordsMs: number;
   /** A connection is pinged so often, and dropped if the answer takes longer than this. */
   readonly pingEveryMs: number;
   readonly pingTimeoutMs: number;
@@ -40,6 +42,7 @@ export const defaultLimits: Limits = {
   requestMs: 60_000,
   restBytes: 16 * 1024 * 1024,
   restMs: 5_000,
+  lastWordsMs: 5_000,
   pingEveryMs: 30_000,
   pingTimeoutMs: 10_000,
   connectionAgeMs: 30 * 60_000,

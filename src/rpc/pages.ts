@@ -18,10 +18,11 @@ export interface PagesOptions {
 
 /** The pages for machines that watch the server: `/healthz` (the process answers), `/readyz` (it can serve), `/metrics` (Prometheus). */
 export function pages({ unready, metrics, fallback = notFound }: PagesOptions): HttpHandler {
+  const shared = sharedWhileAsked(() => metrics.metrics());
   const answers = new Map<string, (response: HttpResponse) => void>([
     ["/healthz", (response) => sendText(response, 200, "ok\n")],
     ["/readyz", (response) => sendReadiness(response, unready())],
-    ["/metrics", (response) => void sendMetrics(response, metrics)],
+    ["/metrics", (response) => void sendMetrics(response, shared(), metrics.contentType)],
   ]);
   return (request, response) => {
     const answer = answers.get(pathOf(request));
@@ -43,6 +44,8 @@ export function send(response: HttpResponse, status: number, headers: Record<str
   if (response.destroyed || response.headersSent) return;
   // A client of gRPC takes headers for a whole answer only if the stream ends with them.
   if (body === "" && "stream" in response) {
+    // The response does not know yet what became of its stream.
+    if (response.stream.destroyed || response.stream.closed) return;
     response.stream.respond({ ...response.getHeaders(), ...headers, ":status": status }, { endStream: true });
     return;
   }
@@ -67,9 +70,20 @@ function sendReadiness(response: HttpResponse, reason: string | undefined): void
   else sendText(response, 503, `${reason}\n`);
 }
 
-async function sendMetrics(response: HttpResponse, metrics: PagesOptions["metrics"]): Promise<void> {
+/** Who asks while an answer is being made gets that one: a hundred requests in one packet cost what one does. */
+function sharedWhileAsked<T>(make: () => Promise<T>): () => Promise<T> {
+  let current: Promise<T> | undefined;
+  return () => {
+    current ??= make().finally(() => {
+      current = undefined;
+    });
+    return current;
+  };
+}
+
+async function sendMetrics(response: HttpResponse, text: Promise<string>, contentType: string): Promise<void> {
   try {
-    send(response, 200, { "content-type": metrics.contentType }, await metrics.metrics());
+    send(response, 200, { "content-type": contentType }, await text);
   } catch {
     sendText(response, 500, "the metrics cannot be read\n");
   }

@@ -42,6 +42,8 @@ export class Pipeline {
   readonly #quota: StreamQuota;
   readonly #slowCallMs: number;
   readonly #slowLines = new LineBudget();
+  // Anybody can be refused as often as they like, with a wrong token for example; the counters have the numbers.
+  readonly #endLines = new LineBudget({ burst: 200, perSecond: 10 });
   readonly #validation = new Validation();
   readonly #open = new Set<Call>();
   readonly #onEnd = (call: Call, error: RpcError | undefined) => this.#ended(call, error);
@@ -238,7 +240,9 @@ export class Pipeline {
 
   #logEnd(call: Named, error: RpcError | undefined, durationMs: number): void {
     const level = error !== undefined && notable.has(error.code) ? "info" : "debug";
-    if (this.#log.isLevelEnabled(level)) this.#log[level](lineOf(call, error, durationMs), "call");
+    if (!this.#log.isLevelEnabled(level)) return;
+    const line = level === "info" ? this.#endLines.take() : {};
+    if (line !== undefined) this.#log[level]({ ...lineOf(call, error, durationMs), ...line }, "call");
   }
 
   #logSlow(call: Call, error: RpcError | undefined, durationMs: number): void {

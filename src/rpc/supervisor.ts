@@ -38,6 +38,8 @@ export interface WishRoom {
     call: RegistryCall,
     request: { name: string; etag: string; signal: NodeJS.Signals; instanceId: string | undefined },
   ): Promise<{ readonly instanceId: string; readonly revision: bigint }>;
+  /** Records that a client has the routes compared. */
+  routesReconciled(call: RegistryCall, request: { reassert: boolean }): Promise<{ readonly revision: bigint }>;
   /** Throws not_found. */
   get(name: string): Promise<{ readonly service: Service; readonly revision: bigint }>;
 }
@@ -89,13 +91,17 @@ export type OutputStream = "stdout" | "stderr";
 
 /** What the handlers need of the proxy's side. */
 export interface RouteRepair {
-  /** Throws unavailable if the proxy does not answer. */
-  reconcile(o: { reassert: boolean }): Promise<{
-    readonly wanted: number;
-    readonly put: number;
-    readonly removed: number;
-    readonly failed: number;
-  }>;
+  /** Both throw unavailable if the proxy does not answer. */
+  reconcile(o: { reassert: boolean }): Promise<RepairResult>;
+  /** What `reconcile` would come to now. */
+  foresee(o: { reassert: boolean }): Promise<RepairResult>;
+}
+
+interface RepairResult {
+  readonly wanted: number;
+  readonly put: number;
+  readonly removed: number;
+  readonly failed: number;
 }
 
 export interface SupervisorOptions {
@@ -234,9 +240,13 @@ function listHandlers({
       return { routes: shown.map(routeToProto), nextPageToken, revision };
     },
 
-    async reconcileRoutes({ reassert }, { principal }) {
-      allow(principal, "admin:routes");
-      return await repair.reconcile({ reassert });
+    async reconcileRoutes(request, context) {
+      allow(context.principal, "admin:routes");
+      const { reassert, validateOnly } = request;
+      if (validateOnly) return { ...(await repair.foresee({ reassert })), revision: 0n };
+      // Recorded first: what was done is never without a word of who asked for it.
+      const { revision } = await services.routesReconciled(registryCall(context, request), { reassert });
+      return { ...(await repair.reconcile({ reassert })), revision };
     },
   };
 }

@@ -61,6 +61,7 @@ const columns: Readonly<Record<OrderField, Column>> = {
   name: textColumn("s.name_key"),
   create_time: timeColumn("s.create_time"),
   update_time: timeColumn("s.update_time"),
+  // No index: each change of a status would have to be written into it, and cost more than the sorting of all services once in a while.
   state: textColumn(`(s.status ->> 'state') COLLATE "C"`),
 };
 

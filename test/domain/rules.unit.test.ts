@@ -171,6 +171,16 @@ describe("a page token", () => {
     }
   });
 
+  test("a page token is good for three days", () => {
+    const list = ["services", "a"];
+    const madeAt = new Date("2026-01-01T00:00:00Z");
+    const token = encodePageToken(list, "web", { now: () => madeAt });
+    const after = (ms: number) => ({ now: () => new Date(madeAt.getTime() + ms) });
+
+    expect(decodePageToken(list, token, after(3 * 86_400_000))).toBe("web");
+    expect(() => decodePageToken(list, token, after(3 * 86_400_000 + 1))).toThrow("older than three days");
+  });
+
   test("comes with a size of 50, at most 1000, never negative", () => {
     expect([0, 7, 5_000].map((pageSize) => pageSizeOf({ pageSize }))).toEqual([50, 7, 1_000]);
     expect(() => pageSizeOf({ pageSize: -1 })).toThrow("page_size");

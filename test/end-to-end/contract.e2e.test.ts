@@ -206,6 +206,7 @@ describe.each(transports.map((name, index) => ({ name, key: `t${index}` })))("ov
       admin.supervisor.restart({ name: running, validateOnly }),
       admin.supervisor.reset({ name: running, validateOnly }),
       admin.supervisor.stopAll({ filter: `name = ${running}`, validateOnly }),
+      admin.supervisor.reconcileRoutes({ reassert: true, validateOnly }),
     ]);
     const signalled = await admin.supervisor.signal({ name: running, signal: "SIGKILL", validateOnly });
 
@@ -222,6 +223,21 @@ describe.each(transports.map((name, index) => ({ name, key: `t${index}` })))("ov
     expect(await everything(admin)).toEqual(before);
     await remove(admin, service);
     await remove(admin, running);
+  });
+
+  test("who had the routes compared is in the log, once for a request that is sent again", async () => {
+    const requestId = randomUUID();
+
+    const first = await admin.supervisor.reconcileRoutes({ requestId });
+    const again = await admin.supervisor.reconcileRoutes({ requestId });
+    const reused = refusalOf(admin.supervisor.reconcileRoutes({ requestId, reassert: true }));
+
+    expect(again).toEqual(first);
+    expect(await reused).toMatchObject({ code: "InvalidArgument", reason: "REQUEST_ID_REUSED" });
+    const { events } = await admin.supervisor.listEvents({ filter: `request_id = ${requestId}` });
+    expect(events).toMatchObject([
+      { type: EventType.ROUTES_RECONCILED, revision: first.revision, actor: "operator", service: "", requestId },
+    ]);
   });
 
   test("pages hold every service once, in the order of their names", async () => {

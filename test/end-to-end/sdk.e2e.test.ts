@@ -1,5 +1,6 @@
 import { spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
+import { existsSync } from "node:fs";
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -44,15 +45,31 @@ const sdks: readonly Sdk[] = [
   {
     language: "Go with grpc-go",
     missing: runs("go", "version") ? undefined : "there is no go",
-    prepare: buildGo,
-    command: (address, name) => [join(directory, "go-client"), address, name],
+    prepare: (into) => buildGo("go", into),
+    command: (address, name) => [join(directory, "go"), address, name],
     listeners: ["connect", "grpc"],
   },
+  ...(["connect", "grpc", "grpc-web"] as const).map(
+    (protocol): Sdk => ({
+      language: `Go with connect-go over ${protocol}`,
+      missing: runs("go", "version") ? undefined : "there is no go",
+      prepare: (into) => buildGo("go-connect", into),
+      command: (address, name) => [join(directory, "go-connect"), `http://${address}`, name, protocol],
+      listeners: protocol === "grpc" ? ["connect", "grpc"] : ["connect"],
+    }),
+  ),
   {
     language: "Python with grpcio",
     missing: runs(python, "-c", "import grpc_tools, grpc_status") ? undefined : `${python} has no grpcio-tools`,
     prepare: generatePython,
     command: (address, name) => [python, join(clients, "python/client.py"), address, name],
+    listeners: ["connect", "grpc"],
+  },
+  {
+    language: "TypeScript with grpc-js",
+    missing: undefined,
+    prepare: async () => undefined,
+    command: (address, name) => [process.execPath, join(clients, "grpc-js/client.ts"), address, name],
     listeners: ["connect", "grpc"],
   },
   ...(["connect", "grpc", "grpc-web"] as const).map(
@@ -139,11 +156,13 @@ function runs(file: string, ...args: readonly string[]): boolean {
   return spawnSync(file, args, { stdio: "ignore" }).status === 0;
 }
 
-async function buildGo(into: string): Promise<void> {
-  const cwd = join(clients, "go");
+/** Once for all protocols that the program speaks. */
+async function buildGo(program: "go" | "go-connect", into: string): Promise<void> {
+  if (existsSync(join(into, program))) return;
+  const cwd = join(clients, program);
   const paths = ["proto/steward", "proto/third_party/buf"].flatMap((path) => ["--path", join("../../..", path)]);
   await execa("buf", ["generate", "../../..", ...paths], { cwd, preferLocal: true, localDir: root });
-  await execa("go", ["build", "-o", join(into, "go-client"), "."], { cwd });
+  await execa("go", ["build", "-o", join(into, program), "."], { cwd });
 }
 
 async function generatePython(into: string): Promise<void> {

@@ -395,6 +395,26 @@ test("a look that finds the capture by doubled slashes heals it at once, and re-
   expect((await proxy.visit("/services/grader/")).text).toBe("ours /services/grader/");
 });
 
+test("what a reconciliation would do is told, and nothing is done", async () => {
+  const proxy = await ForeignProxy.start();
+  const store = new LittleStore();
+  store.setExternal("grader", await startTarget("ours"));
+  const keeper = await startKeeper(proxy, store);
+  await eventually(() => isProgrammed(store, "grader"));
+  const calm = await keeper.foresee({ reassert: false });
+  const anew = await keeper.foresee({ reassert: true });
+
+  await proxy.api("DELETE", "/services/grader");
+  const foreseen = await keeper.foresee({ reassert: false });
+  const still = await proxy.visit("/services/grader/");
+  const done = await keeper.reconcile({ reassert: false });
+
+  expect([calm.put, anew.put]).toEqual([0, 1]);
+  expect(foreseen).toEqual({ wanted: 1, put: 1, removed: 0, failed: 0 });
+  expect(still.status).toBe(404);
+  expect(done).toEqual(foreseen);
+});
+
 test("everything is put again now and then without being asked", async () => {
   const proxy = await ForeignProxy.start();
   const store = new LittleStore();

@@ -173,6 +173,7 @@ describe("events", () => {
     [{ type: "route_programmed", route: aRoute() }, "route"],
     [{ type: "token_rotated", tokenId: "a", replacedBy: "b" }, "token"],
     [{ type: "proxy_up" }, undefined],
+    [{ type: "routes_reconciled" }, undefined],
   ];
 
   test.each(cases.map(([body, payload]) => ({ type: body.type, body, payload })))(

@@ -1,10 +1,11 @@
 import { once } from "node:events";
 import { connect as http2Connect } from "node:http2";
-import { Code, ConnectError } from "@connectrpc/connect";
+import { Code, ConnectError, createClient } from "@connectrpc/connect";
 import { describe, expect, test } from "vitest";
 import { ErrorInfoSchema, RetryInfoSchema } from "../../gen/google/rpc/error_details_pb.ts";
+import { Health, HealthCheckResponse_ServingStatus as Status } from "../../gen/grpc/health/v1/health_pb.ts";
 import { eventually } from "../support/eventually.ts";
-import { goodSecret, registryClient, startRig, transportNames } from "./rig.ts";
+import { goodSecret, registryClient, startRig, transportNames, transportOf } from "./rig.ts";
 
 describe.each(transportNames)("over %s", (transport) => {
   test("a call in flight finishes, a new one is UNAVAILABLE", async () => {
@@ -46,6 +47,43 @@ describe.each(transportNames)("over %s", (transport) => {
     expect(error?.code).toBe(Code.Unavailable);
     expect(error?.findDetails(ErrorInfoSchema)[0]?.reason).toBe("SERVER_DRAINING");
     expect(error?.findDetails(RetryInfoSchema).length).toBe(1);
+    await stopped;
+  });
+
+  test("first health says so, while calls are still answered, then they are refused and streams end", async () => {
+    await using rig = await startRig(
+      {
+        async *watchServices(_request, { signal }) {
+          yield { cursor: { revision: 1n } };
+          await once(signal, "abort");
+        },
+      },
+      { drain: { noticeMs: 1000, graceMs: 500 } },
+    );
+    const health = createClient(Health, transportOf(rig, transport, ""))
+      .watch({})
+      [Symbol.asyncIterator]();
+    await health.next();
+    const client = registryClient(rig, transport);
+    const stream = client.watchServices({})[Symbol.asyncIterator]();
+    await stream.next();
+    let hasEnded = false;
+    const end = stream.next().then(() => undefined, ConnectError.from);
+    void end.then(() => (hasEnded = true));
+
+    const stopped = rig.server.stop();
+    const told = await health.next();
+    const answer = await client.list({});
+    const hadEnded = hasEnded;
+    const ended = await end;
+    const refused = await client.list({}).then(() => undefined, ConnectError.from);
+
+    expect(told.value?.status).toBe(Status.NOT_SERVING);
+    expect(answer.revision).toBe(7n);
+    expect(hadEnded).toBe(false);
+    expect(ended?.findDetails(ErrorInfoSchema)[0]?.reason).toBe("SERVER_DRAINING");
+    expect(refused?.code).toBe(Code.Unavailable);
+    await health.next().catch(() => undefined);
     await stopped;
   });
 

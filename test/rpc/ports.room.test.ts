@@ -171,38 +171,49 @@ test("a Unix socket speaks everything too, for our own user alone, behind the sa
   expect(existsSync(path)).toBe(false);
 });
 
-test("many stalled streams on one connection leave the others alive", async () => {
-  const message = { cursor: { storeUid: "x".repeat(2000), revision: 1n } };
-  await using rig = await startRig({
-    async *watchServices(_request, { signal }) {
-      while (!signal.aborted) yield message;
-    },
-  });
-  const session = http2Connect(`http://127.0.0.1:${rig.connectPort}`, { settings: { initialWindowSize: 16_384 } });
-  session.on("error", () => undefined);
-  let failed = 0;
-  const open = (path: string) => {
-    const stream = session.request({
-      ":method": "POST",
-      ":path": `/steward.v1.ServiceRegistry/${path}`,
-      "content-type": "application/grpc",
-      authorization: `Bearer ${goodSecret}`,
+test.each(["connectPort", "grpcPort"] as const)(
+  "1500 stalled streams on one connection leave the others alive, on %s",
+  { timeout: 180_000 },
+  async (port) => {
+    const message = { cursor: { storeUid: "x".repeat(2000), revision: 1n } };
+    await using rig = await startRig(
+      {
+        async *watchServices(_request, { signal }) {
+          while (!signal.aborted) yield message;
+        },
+      },
+      { limits: { streamsPerConnection: 2000, streamsPerPrincipal: 2000 } },
+    );
+    const session = http2Connect(`http://127.0.0.1:${rig[port]}`, {
+      settings: { initialWindowSize: 16_384 },
+      maxSessionMemory: 1000,
     });
-    stream.on("error", () => (failed += 1));
-    stream.end(Buffer.from([0, 0, 0, 0, 0]));
-    return stream;
-  };
-  for (let index = 0; index < 900; index += 1) open("WatchServices");
-  await eventually(() => rig.calls.length === 900, { timeoutMs: 30_000 });
+    await once(session, "remoteSettings");
+    session.on("error", () => undefined);
+    let failed = 0;
+    const open = (path: string) => {
+      const stream = session.request({
+        ":method": "POST",
+        ":path": `/steward.v1.ServiceRegistry/${path}`,
+        "content-type": "application/grpc",
+        authorization: `Bearer ${goodSecret}`,
+      });
+      stream.on("error", () => (failed += 1));
+      stream.end(Buffer.from([0, 0, 0, 0, 0]));
+      return stream;
+    };
+    for (let index = 0; index < 1500; index += 1) open("WatchServices");
+    await eventually(() => rig.calls.length === 1500, { timeoutMs: 150_000 });
 
-  const healthy = open("List");
-  healthy.resume();
-  const [trailers] = await once(healthy, "trailers");
+    const healthy = open("List");
+    healthy.resume();
+    const [trailers] = await once(healthy, "trailers");
 
-  expect(String(trailers["grpc-status"])).toBe("0");
-  expect(failed).toBe(0);
-  session.destroy();
-});
+    expect(String(trailers["grpc-status"])).toBe("0");
+    expect(failed).toBe(0);
+    session.destroy();
+  },
+);
 
 test("a port that is taken is a clear error, and nothing stays open", async () => {
   await using rig = await startRig();

@@ -71,6 +71,12 @@ export function loggerTo(lines: Record<string, unknown>[], level: string): Logge
   return pino({ level, mixin: currentCall }, { write: (line: string) => lines.push(JSON.parse(line)) });
 }
 
+/** Calls that have begun and not ended, streams included. */
+export async function openCalls(rig: Rig): Promise<number> {
+  const gauge = await rig.server.metrics.registry.getSingleMetric("steward_rpc_open_calls")?.get();
+  return gauge?.values.reduce((sum, { value }) => sum + value, 0) ?? -1;
+}
+
 /** Every way in which a client can talk to the server. */
 export const transportNames = ["Connect JSON", "Connect protobuf", "gRPC-Web", "gRPC", "gRPC on grpc-js"] as const;
 export type TransportName = (typeof transportNames)[number];

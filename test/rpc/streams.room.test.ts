@@ -1,11 +1,21 @@
-import { constants, connect as http2Connect } from "node:http2";
+import { type ClientHttp2Session, type ClientHttp2Stream, constants, connect as http2Connect } from "node:http2";
 import { Code, ConnectError } from "@connectrpc/connect";
 import { describe, expect, test } from "vitest";
 import { RetryInfoSchema } from "../../gen/google/rpc/error_details_pb.ts";
 import { type WatchServicesResponse, WatchServicesResponseSchema } from "../../gen/steward/v1/service_registry_pb.ts";
+import { AppError } from "../../src/domain/errors.ts";
 import { type CallContext, Shared } from "../../src/rpc/handler.ts";
 import { eventually } from "../support/eventually.ts";
-import { goodSecret, type RegistryHandlers, type Rig, registryClient, startRig, transportNames } from "./rig.ts";
+import {
+  authenticate,
+  goodSecret,
+  openCalls,
+  type RegistryHandlers,
+  type Rig,
+  registryClient,
+  startRig,
+  transportNames,
+} from "./rig.ts";
 
 describe.each(transportNames)("over %s", (transport) => {
   test("messages arrive in order, shared ones too, and the end is OK", async () => {
@@ -119,45 +129,67 @@ test.each(transportNames)("over %s the server itself ends a stream at its deadli
   expect(rig.calls[0]?.signal.aborted).toBe(true);
 });
 
-test.each([
+describe.each([
   ["Connect", "connectPort", "application/connect+proto"],
+  ["gRPC-Web", "connectPort", "application/grpc-web+proto"],
   ["gRPC on the Connect port", "connectPort", "application/grpc"],
   ["gRPC on its own port", "grpcPort", "application/grpc"],
-] as const)("%s: a reader that stalls parks the handler, and going away releases it", async (_name, port, type) => {
-  let sent = 0;
-  await using rig = await startRig({
-    async *watchServices() {
-      for (;;) {
-        yield message(sent);
-        sent += 1;
-      }
-    },
-  });
-  const session = http2Connect(`http://127.0.0.1:${rig[port]}`);
-  const stream = session.request({
-    ":method": "POST",
-    ":path": "/steward.v1.ServiceRegistry/WatchServices",
-    "content-type": type,
-    authorization: `Bearer ${goodSecret}`,
-  });
-  stream.on("error", () => undefined);
-  stream.end(Buffer.from([0, 0, 0, 0, 0]));
-  await eventually(() => sent > 20);
-  let last = -1;
-  await eventually(
-    () => {
-      const isParked = last === sent;
-      last = sent;
-      return isParked;
-    },
-    { everyMs: 300 },
-  );
+] as const)("%s: a reader that stalls parks the handler, and it is released by", (_name, port, type) => {
+  test.each<[what: string, end: (parked: Parked) => unknown]>([
+    ["a client that resets the stream", ({ stream }) => stream.close(constants.NGHTTP2_CANCEL)],
+    ["a client that closes its connection", ({ session }) => session.destroy()],
+    ["a connection that breaks", ({ session }) => session.socket.resetAndDestroy()],
+    ["a token that ends", ({ rig }) => rig.server.recheckStreams()],
+    ["a server that stops", ({ rig }) => rig.server.stop()],
+  ])("%s", async (_what, end) => {
+    let sent = 0;
+    let isKnown = true;
+    await using rig = await startRig(
+      {
+        async *watchServices() {
+          for (;;) {
+            yield message(sent);
+            sent += 1;
+          }
+        },
+      },
+      {
+        limits: { lastWordsMs: 200 },
+        authenticate: (secret) => {
+          if (!isKnown) throw new AppError("unauthenticated", "TOKEN_REVOKED", "the token was revoked");
+          return authenticate(secret);
+        },
+      },
+    );
+    const session = http2Connect(`http://127.0.0.1:${rig[port]}`);
+    session.on("error", () => undefined);
+    const stream = session.request({
+      ":method": "POST",
+      ":path": "/steward.v1.ServiceRegistry/WatchServices",
+      "content-type": type,
+      authorization: `Bearer ${goodSecret}`,
+    });
+    stream.on("error", () => undefined);
+    stream.end(Buffer.from([0, 0, 0, 0, 0]));
+    await eventually(() => sent > 20);
+    let last = -1;
+    await eventually(
+      () => {
+        const isParked = last === sent;
+        last = sent;
+        return isParked;
+      },
+      { everyMs: 100 },
+    );
 
-  stream.close(constants.NGHTTP2_CANCEL);
+    isKnown = false;
+    const ended = end({ rig, session, stream });
 
-  await eventually(() => rig.calls[0]?.signal.aborted);
-  await eventually(async () => (await openCalls(rig)) === 0);
-  session.destroy();
+    await eventually(() => rig.calls[0]?.signal.aborted);
+    await eventually(async () => (await openCalls(rig)) === 0);
+    session.destroy();
+    await ended;
+  });
 });
 
 test("a thousand clients that hang up at once leave no line in the log and no open call", async () => {
@@ -213,6 +245,13 @@ test("many calls on one connection warn of no leaked listener", async () => {
   expect(warnings.map(({ message: text }) => text)).toEqual([]);
 });
 
+/** A stream whose client does not read, once the server no longer writes. */
+interface Parked {
+  readonly rig: Rig;
+  readonly session: ClientHttp2Session;
+  readonly stream: ClientHttp2Stream;
+}
+
 const filler = "x".repeat(1000);
 
 function message(revision: number) {
@@ -258,9 +297,4 @@ function openWatch(session: ReturnType<typeof http2Connect>): void {
   stream.on("error", () => undefined);
   stream.end(Buffer.from([0, 0, 0, 0, 0]));
   stream.resume();
-}
-
-async function openCalls(rig: Rig): Promise<number> {
-  const gauge = await rig.server.metrics.registry.getSingleMetric("steward_rpc_open_calls")?.get();
-  return gauge?.values.reduce((sum, { value }) => sum + value, 0) ?? -1;
 }

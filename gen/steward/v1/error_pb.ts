@@ -55,7 +55,7 @@ export const ErrorReason = {
   REQUEST_ID_REUSED: 4,
 
   /**
-   * INVALID_ARGUMENT: the page_token is not of this list, filter and order.
+   * INVALID_ARGUMENT: the page_token is not of this list, filter and order, or is older than three days.
    *
    * @generated from enum value: ERROR_REASON_PAGE_TOKEN_INVALID = 5;
    */
