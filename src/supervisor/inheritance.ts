@@ -35,7 +35,7 @@ export async function inherit(
     if (live.state !== "created" || (await passesTheGate(handle))) return { kind: "alive", handle };
   }
   const exit = adoption.alive ? await adoption.handle.exited : adoption.exit;
-  if (live.state === "created" && exit.reason === "spawn_failed" && !(await hasBegun(runDir))) {
+  if (live.state === "created" && exit.reason === "spawn_failed" && !hasBegun(runDir)) {
     return { kind: "never_ran", exit: neverLetGo(exit.time) };
   }
   const known = await asFarAsKnown(live, runDir, exit);
@@ -52,7 +52,7 @@ async function passesTheGate(handle: InstanceHandle): Promise<boolean> {
   });
   for (const deadline = performance.now() + gateWaitMs; performance.now() < deadline; await delay(5)) {
     if (ended) return false;
-    if (await hasBegun(handle.runDir)) return true;
+    if (hasBegun(handle.runDir)) return true;
   }
   return true;
 }

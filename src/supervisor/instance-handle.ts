@@ -23,8 +23,8 @@ export function stagePid({ identity }: InstanceReference): number | undefined {
 }
 
 /** The pid of an instance's command; undefined before it was let go and after its end. */
-export async function commandPid({ runDir, identity }: InstanceReference): Promise<number | undefined> {
-  return (await hasBegun(runDir)) ? childrenOf(identity)[0] : undefined;
+export function commandPid({ runDir, identity }: InstanceReference): number | undefined {
+  return hasBegun(runDir) ? childrenOf(identity)[0] : undefined;
 }
 
 function opensStage(shim: number): boolean {

@@ -97,7 +97,7 @@ export class LiveProcess {
       ended = true;
     });
     for (const deadline = performance.now() + pidWaitMs; ; await delay(1)) {
-      const pid = await commandPid(this.#handle);
+      const pid = commandPid(this.#handle);
       if (pid !== undefined || ended || performance.now() > deadline) return pid;
     }
   }

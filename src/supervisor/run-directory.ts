@@ -1,5 +1,5 @@
-import { readFileSync } from "node:fs";
-import { type FileHandle, mkdir, open, rm, writeFile } from "node:fs/promises";
+import { readFileSync, statSync } from "node:fs";
+import { mkdir, rm, writeFile } from "node:fs/promises";
 import { constants } from "node:os";
 import { join } from "node:path";
 import type { InstanceExit } from "../domain/status.ts";
@@ -34,12 +34,7 @@ export async function recordGroup(runDir: string, group: string): Promise<void> 
 
 /** The control group of an instance; undefined: it has none. */
 export function groupOf(runDir: string): string | undefined {
-  try {
-    return readFileSync(join(runDir, runFiles.group), "utf8") || undefined;
-  } catch (error) {
-    if (error instanceof Error && "code" in error && error.code === "ENOENT") return undefined;
-    throw error;
-  }
+  return readIfThere(join(runDir, runFiles.group)) || undefined;
 }
 
 /** Removes all that an ended instance left here; absent is fine. Its output lies elsewhere and stays. */
@@ -48,27 +43,27 @@ export async function removeRunDirectory(runDir: string): Promise<void> {
 }
 
 /** Whether the shim wrote down an exit. */
-export async function hasExitRecord(runDir: string): Promise<boolean> {
-  return (await readRecord(runDir)) !== undefined;
+export function hasExitRecord(runDir: string): boolean {
+  return readRecord(runDir) !== undefined;
 }
 
 /** Whether the command's own turn has come: past this point something of the service ran. */
-export async function hasBegun(runDir: string): Promise<boolean> {
-  return (await readStage(runDir)).begun;
+export function hasBegun(runDir: string): boolean {
+  return readStage(runDir).begun;
 }
 
 /**
  * The recorded exit of an instance whose shim has ended. Undefined: there is no record although the command was begun,
  * so nobody knows.
  */
-export async function readExit(runDir: string, now: () => Date = () => new Date()): Promise<ProcessExit | undefined> {
-  const [record, stage] = await Promise.all([readRecord(runDir), readStage(runDir)]);
+export function readExit(runDir: string, now: () => Date = () => new Date()): ProcessExit | undefined {
+  const record = readRecord(runDir);
   if (record?.kind === "signal") {
     return { reason: "signaled", code: undefined, signal: signalName(record.number), message: "", time: record.time };
   }
-  const failure = spawnFailure(stage, record?.number);
+  const failure = spawnFailure(readStage(runDir), record?.number);
   const time = record?.time ?? now();
-  if (failure !== undefined) return spawnFailed(await withNotes(failure, record, runDir), time);
+  if (failure !== undefined) return spawnFailed(withNotes(failure, record, runDir), time);
   if (record === undefined) return undefined;
   return { reason: "exited", code: record.number, signal: undefined, message: "", time };
 }
@@ -83,16 +78,10 @@ interface ExitRecord {
   readonly time: Date;
 }
 
-async function readRecord(runDir: string): Promise<ExitRecord | undefined> {
-  const file = await openIfThere(join(runDir, runFiles.exit));
-  if (file === undefined) return undefined;
-  try {
-    const [, kind, number] = /^(code|signal) (\d+)\n/.exec(await file.readFile("utf8")) ?? [];
-    if (kind === undefined) return undefined;
-    return { kind, number: Number(number), time: (await file.stat()).mtime };
-  } finally {
-    await file.close();
-  }
+function readRecord(runDir: string): ExitRecord | undefined {
+  const path = join(runDir, runFiles.exit);
+  const [, kind, number] = /^(code|signal) (\d+)\n/.exec(readIfThere(path) ?? "") ?? [];
+  return kind === undefined ? undefined : { kind, number: Number(number), time: statSync(path).mtime };
 }
 
 interface Stage {
@@ -101,8 +90,8 @@ interface Stage {
   readonly status: number;
 }
 
-async function readStage(runDir: string): Promise<Stage> {
-  const [first, second] = (await readIfThere(join(runDir, runFiles.stage))).split("\n");
+function readStage(runDir: string): Stage {
+  const [first, second] = (readIfThere(join(runDir, runFiles.stage)) ?? "").split("\n");
   const [failedAt, status] = (second ?? "").split(" ");
   return { begun: first === "go", failedAt: failedAt === "" ? undefined : failedAt, status: Number(status) };
 }
@@ -125,26 +114,16 @@ function neverBegun(status: number | undefined): string {
     : `its limits could not be set, or the switch to its user failed, with status ${status}`;
 }
 
-async function withNotes(failure: string, record: ExitRecord | undefined, runDir: string): Promise<string> {
+function withNotes(failure: string, record: ExitRecord | undefined, runDir: string): string {
   if (record !== undefined) return failure;
-  const notes = (await readIfThere(join(runDir, runFiles.notes))).trim();
+  const notes = (readIfThere(join(runDir, runFiles.notes)) ?? "").trim();
   return notes === "" ? failure : `${failure}: ${notes}`;
 }
 
-async function readIfThere(path: string): Promise<string> {
-  const file = await openIfThere(path);
-  if (file === undefined) return "";
+/** Undefined: not written yet, or never. Without a detour: these are a few bytes, and a thousand may be read in a row. */
+function readIfThere(path: string): string | undefined {
   try {
-    return await file.readFile("utf8");
-  } finally {
-    await file.close();
-  }
-}
-
-/** Undefined: not written yet, or never. */
-async function openIfThere(path: string): Promise<FileHandle | undefined> {
-  try {
-    return await open(path, "r");
+    return readFileSync(path, "utf8");
   } catch (error) {
     if (error instanceof Error && "code" in error && error.code === "ENOENT") return undefined;
     throw error;

@@ -46,7 +46,7 @@ afterEach(() => bench.clear());
 const groupOf = ({ instanceId }: Launched) => join(parent, instanceId);
 const settled = (launched: Launched) =>
   eventually(async () => {
-    const pid = await commandPid(launched);
+    const pid = commandPid(launched);
     return pid !== undefined && membersOfGroup(groupOf(launched)).includes(pid) && pid;
   });
 

@@ -103,7 +103,7 @@ test("nothing runs before the release, and the identity is known by then", async
     startTime: expect.stringMatching(/^\d+$/),
   });
   expect(existsSync(witness)).toBe(false);
-  expect(await commandPid(launched)).toBeUndefined();
+  expect(commandPid(launched)).toBeUndefined();
 
   await launched.release();
   await launched.exited;
@@ -114,14 +114,14 @@ test("the command has one process under the shim, whose pid is known", async () 
   const launched = await bench.run(["sh", "-c", "echo $$; exec sleep 1000"]);
   const printed = await eventually(() => bench.output(launched).trim() || undefined);
 
-  expect(await commandPid(launched)).toBe(Number(printed));
+  expect(commandPid(launched)).toBe(Number(printed));
   expect(readFileSync(`/proc/${printed}/stat`, "utf8").split(" ")[5]).toBe(String(launched.identity.pid));
 });
 
 test("the command inherits /dev/null and two append-only files, nothing else, and signals as by default", async () => {
   const launched = await bench.run(["sh", "-c", "echo here; exec sleep 1000"]);
   await eventually(() => bench.output(launched) !== "");
-  const proc = `/proc/${await commandPid(launched)}`;
+  const proc = `/proc/${commandPid(launched)}`;
   await eventually(() => read(`${proc}/cmdline`).startsWith("sleep"));
 
   await untilOpen(proc, ["0", "1", "2"]);

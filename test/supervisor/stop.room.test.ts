@@ -142,7 +142,7 @@ test("a zombie that its parent does not reap is no member", async () => {
   const gate = await makeGate();
   const launched = await bench.run(["sh", "-c", 'read -r go <"$0" & echo $!; exec sleep 1000', gate]);
   const zombie = await eventually(() => pidsPrinted(launched)[0]);
-  await eventually(async () => commandLine(await commandPid(launched)).startsWith("sleep"));
+  await eventually(async () => commandLine(commandPid(launched)).startsWith("sleep"));
   writeFileSync(gate, "go\n");
   await eventually(() => readStat(zombie)?.state === "Z");
 

@@ -21,7 +21,7 @@ export async function settingOfAdopted(
   instance: InstanceReference,
   { account, cwd, ownUid }: { account: Account | undefined; cwd: string | undefined; ownUid: number },
 ): Promise<CommandSetting> {
-  const pid = await commandPid(instance);
+  const pid = commandPid(instance);
   if (pid === undefined) throw new Error("its process is gone");
   const uids = /^Uid:\s+(.*)$/m.exec(await readFile(`/proc/${pid}/status`, "utf8"))?.[1]?.split(/\s+/) ?? [];
   const uid = String(account?.uid ?? ownUid);

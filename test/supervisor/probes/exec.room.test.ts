@@ -139,7 +139,7 @@ describe("of an instance that was adopted", () => {
 
   test("the setting is what its process was given", async () => {
     const launched = await bench.run(["sleep", "1000"], { environment: { SECRET: "a\nb" } });
-    await eventually(async () => (await commandPid(launched)) !== undefined && commandName(launched.identity.pid));
+    await eventually(async () => commandPid(launched) !== undefined && commandName(launched.identity.pid));
 
     const setting = await settingOfAdopted(launched, { account: undefined, cwd: "/tmp", ownUid });
 
@@ -151,7 +151,7 @@ describe("of an instance that was adopted", () => {
 
   test("a process of another user than the service's is not believed", async () => {
     const launched = await bench.run(["sleep", "1000"]);
-    await eventually(async () => (await commandPid(launched)) !== undefined && commandName(launched.identity.pid));
+    await eventually(async () => commandPid(launched) !== undefined && commandName(launched.identity.pid));
 
     await expect(
       settingOfAdopted(launched, { account: undefined, cwd: undefined, ownUid: ownUid + 1 }),
@@ -235,7 +235,7 @@ describe.skipIf(!isRoot)("as root", () => {
   test("the setting of an adopted process that gave up its user is not believed", async () => {
     const launched = await bench.run(["sleep", "1000"], { account });
     await eventually(async () => {
-      const pid = await commandPid(launched);
+      const pid = commandPid(launched);
       return pid !== undefined && /^Uid:\t[1-9]/m.test(readFileSync(`/proc/${pid}/status`, "utf8"));
     });
 
