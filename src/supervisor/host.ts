@@ -1,4 +1,5 @@
-import { mkdir, rm } from "node:fs/promises";
+import { mkdirSync } from "node:fs";
+import { rm } from "node:fs/promises";
 import { join } from "node:path";
 import { type ManagedService, publicPrefix } from "../domain/service.ts";
 import { picksPort, withPort } from "../domain/service-url.ts";
@@ -59,7 +60,7 @@ export class Host {
   /** Makes the log files of a service and bounds them from now on. */
   async keepOutput(serviceUid: string): Promise<OutputPaths> {
     const paths = this.outputPaths(serviceUid);
-    await mkdir(join(this.#options.stateDir, "logs", serviceUid), { recursive: true, mode: 0o700 });
+    mkdirSync(join(this.#options.stateDir, "logs", serviceUid), { recursive: true, mode: 0o700 });
     await this.#options.outputKeeper.keep(paths.stdoutPath);
     await this.#options.outputKeeper.keep(paths.stderrPath);
     return paths;
