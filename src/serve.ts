@@ -1,6 +1,7 @@
 import { once } from "node:events";
 import { pino } from "pino";
 import pretty from "pino-pretty";
+import { keepCompiledCode } from "./compiled-code.ts";
 import type { Config } from "./config.ts";
 import { startSteward } from "./main.ts";
 import { currentCall } from "./rpc/current-call.ts";
@@ -21,6 +22,7 @@ export async function serveUntilStopped(config: Config, version: string): Promis
   log.info({ connect, grpc, local, proxy, adminToken: steward.adminTokenFile, version }, "steward serves");
   // Without certificates the signal means what it always does: the terminal is gone.
   if (config.tls !== undefined) process.on("SIGHUP", () => void steward.reloadCertificates());
+  await keepCompiledCode().catch((error: unknown) => log.warn({ err: error }, "compiled code could not be kept"));
   if (!stopping.aborted) await once(stopping, "abort");
   endAtOnceAfter(performance.now() + sameWishMs);
   log.info(

@@ -1,7 +1,7 @@
 #!/usr/bin/env node
 import { Command, Option } from "commander";
 import packageJson from "../package.json" with { type: "json" };
-import { runCli } from "./cli/program.ts";
+import { useCompiledCode } from "./compiled-code.ts";
 import { ConfigError, readClientDefaults, readConfig, type Setting, settings } from "./config.ts";
 
 const [major = 0, minor = 0] = process.versions.node.split(".").map(Number);
@@ -14,15 +14,14 @@ if (major < 22 || (major === 22 && minor < 18)) {
 
 const stopping = new AbortController();
 const defaults = readClientDefaults();
-const serve = new Command("serve")
-  .description("run the control plane")
-  .action(async (_, command: Command) => runServer(command));
-for (const setting of settings) serve.addOption(optionOf(setting));
+const serve = serveCommand().action(async (_, command: Command) => runServer(command));
 
-if (process.argv[2] !== "serve") {
+if (process.argv[2] === "serve") prepareToServe();
+else {
   process.once("SIGINT", () => stopping.abort());
   for (const stream of [process.stdout, process.stderr]) stream.on("error", endQuietly);
 }
+const { runCli } = await import("./cli/program.ts");
 process.exitCode = await runCli(process.argv.slice(2), {
   version: packageJson.version,
   defaults,
@@ -36,6 +35,24 @@ process.exitCode = await runCli(process.argv.slice(2), {
 });
 // Connections to the server are kept alive: nothing is left to wait for.
 if (process.argv[2] !== "serve") process.exit();
+
+function serveCommand(): Command {
+  const command = new Command("serve").description("run the control plane");
+  for (const setting of settings) command.addOption(optionOf(setting));
+  return command;
+}
+
+/** Before most of the code is loaded. What is wrong with the command line or the directory is told when it is used. */
+function prepareToServe(): void {
+  const silent = { writeOut: () => undefined, writeErr: () => undefined };
+  try {
+    const command = serveCommand()
+      .exitOverride()
+      .configureOutput(silent)
+      .parse(process.argv.slice(3), { from: "user" });
+    useCompiledCode(readConfig(flagsOf(command)).stateDir);
+  } catch {}
+}
 
 async function runServer(command: Command): Promise<void> {
   const { serveUntilStopped } = await import("./serve.ts");

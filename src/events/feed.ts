@@ -21,7 +21,7 @@ export interface FeedOptions {
   readonly onFailure: (error: unknown) => void;
   /** How many of the newest events are kept in memory. Default 16,384. */
   readonly ringSize?: number;
-  /** How many bytes they may have, as estimated. Default 16 MiB: memory makes each fork slower. */
+  /** How many bytes they may have, as estimated. Default 6 MiB: memory makes each fork slower. */
   readonly ringBytes?: number;
   /** Where its metrics are told. */
   readonly registry?: Registry;
@@ -243,7 +243,7 @@ export class Feed {
   }
 
   #emptyRing(): Ring {
-    const { ringSize = 16_384, ringBytes = 16 * 1_048_576 } = this.#options;
+    const { ringSize = 16_384, ringBytes = 6 * 1_048_576 } = this.#options;
     return new Ring(this.#head, { events: ringSize, bytes: ringBytes });
   }
 }

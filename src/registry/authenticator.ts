@@ -45,6 +45,7 @@ export class Authenticator {
   readonly #digestOfId = new Map<string, string>();
   /** The digests of secrets that were good before, by a hash that costs each call less: the keys are as secret as the pepper, in the same memory. */
   readonly #digestOfHash = new Map<string, string>();
+  readonly #idsOfService = new Map<string, Set<string>>();
   readonly #uses = new Map<string, Date>();
   readonly #stopping = new AbortController();
   #following: Promise<void> | undefined;
@@ -94,8 +95,7 @@ export class Authenticator {
     await this.#inTurn(async () => {
       const { source, certificates } = this.#options;
       const [fresh] = await Promise.all([source.ofService(serviceUid), certificates.refresh()]);
-      for (const [digest, { token }] of this.#byDigest)
-        if (token.service?.uid === serviceUid) this.#forget(digest, token.id);
+      for (const id of [...(this.#idsOfService.get(serviceUid) ?? [])]) this.#forget(id);
       for (const each of fresh) this.#keep(each);
     });
   }
@@ -105,7 +105,7 @@ export class Authenticator {
       for (const id of tokenIds) {
         const fresh = await this.#options.source.byId(id);
         if (fresh !== undefined) this.#keep(fresh);
-        else this.#forget(this.#digestOfId.get(id), id);
+        else this.#forget(id);
       }
     });
   }
@@ -135,6 +135,7 @@ export class Authenticator {
       const [all] = await Promise.all([source.all(), certificates.refresh()]);
       this.#byDigest.clear();
       this.#digestOfId.clear();
+      this.#idsOfService.clear();
       for (const each of all) this.#keep(each);
       return from;
     });
@@ -204,11 +205,22 @@ export class Authenticator {
     const digest = each.digest.toString("base64");
     this.#byDigest.set(digest, each);
     this.#digestOfId.set(each.token.id, digest);
+    const uid = each.token.service?.uid;
+    if (uid === undefined) return;
+    const ids = this.#idsOfService.get(uid) ?? new Set();
+    this.#idsOfService.set(uid, ids.add(each.token.id));
   }
 
-  #forget(digest: string | undefined, id: string): void {
-    if (digest !== undefined) this.#byDigest.delete(digest);
+  #forget(id: string): void {
+    const digest = this.#digestOfId.get(id);
     this.#digestOfId.delete(id);
+    if (digest === undefined) return;
+    const uid = this.#byDigest.get(digest)?.token.service?.uid;
+    this.#byDigest.delete(digest);
+    if (uid === undefined) return;
+    const ids = this.#idsOfService.get(uid);
+    ids?.delete(id);
+    if (ids?.size === 0) this.#idsOfService.delete(uid);
   }
 
   async #noteUses(): Promise<void> {

@@ -2,8 +2,9 @@ import { setTimeout as delay } from "node:timers/promises";
 import { AppError } from "../domain/errors.ts";
 import type { EventBody } from "../domain/event.ts";
 import type { Route } from "../domain/route.ts";
-import type { Service, Wish } from "../domain/service.ts";
+import type { Wish } from "../domain/service.ts";
 import type { Instance, ServiceStatus } from "../domain/status.ts";
+import type { LockedService } from "./services.ts";
 import type { NewToken } from "./tokens.ts";
 import type { Transaction } from "./transaction.ts";
 
@@ -36,7 +37,7 @@ export interface Guard {
 export interface FactStore {
   write<T>(
     work: (tx: Transaction) => Promise<T>,
-    o: { readonly settling: AbortSignal },
+    o: { readonly settling: AbortSignal; readonly withServices: false },
   ): Promise<{ value: T; revision: bigint }>;
 }
 
@@ -92,6 +93,7 @@ export class FactRecorder {
       try {
         const { value: refused, revision } = await this.#store.write((tx) => applyAll(tx, batch), {
           settling: this.#stopping.signal,
+          withServices: false,
         });
         for (const pending of batch) {
           if (refused.has(pending)) pending.reject(new AppError("aborted", "ETAG_MISMATCH", "the service has changed"));
@@ -130,6 +132,7 @@ async function applyAll(tx: Transaction, batch: readonly Pending[]): Promise<Set
   const services = await tx.lockServices([...uids]);
   const refused = new Set<Pending>();
   const statuses = new Map<string, ServiceStatus>();
+  const instances: Instance[] = [];
   const statements: Promise<unknown>[] = [];
   for (const pending of batch) {
     const { change } = pending;
@@ -139,16 +142,29 @@ async function applyAll(tx: Transaction, batch: readonly Pending[]): Promise<Set
       continue;
     }
     statements.push(...apply(tx, service, change));
+    instances.push(...(change.instances ?? []));
     if (service !== undefined && change.status !== undefined) statuses.set(service.uid, change.status);
   }
+  for (const each of withoutRepetition(instances)) statements.push(tx.saveInstances(each));
   // Of several statuses only the last one is seen by anybody.
-  for (const [uid, status] of statuses) statements.push(tx.saveStatus(uid, status));
+  if (statuses.size > 0) statements.push(tx.saveStatuses(statuses));
   await Promise.all(statements);
   for (const { uid, wish } of services.values()) if (wish === "deleted") await tx.finishDeletion(uid);
   return refused;
 }
 
-function isStillSo(service: Service | undefined, guard: FactChange["guard"]): boolean {
+/** In the same order, in pieces of which none has an instance twice. */
+function withoutRepetition(instances: readonly Instance[]): Instance[][] {
+  const pieces: Map<string, Instance>[] = [];
+  for (const instance of instances) {
+    const last = pieces.at(-1);
+    if (last === undefined || last.has(instance.id)) pieces.push(new Map([[instance.id, instance]]));
+    else last.set(instance.id, instance);
+  }
+  return pieces.map((piece) => [...piece.values()]);
+}
+
+function isStillSo(service: LockedService | undefined, guard: FactChange["guard"]): boolean {
   if (guard === undefined) return true;
   if (service === undefined) return false;
   const { generation = service.generation, wish = service.wish, version = service.version } = guard;
@@ -156,9 +172,9 @@ function isStillSo(service: Service | undefined, guard: FactChange["guard"]): bo
 }
 
 /** Starts the statements of one fact and notes its events. */
-function apply(tx: Transaction, service: Service | undefined, change: FactChange): Promise<unknown>[] {
-  const { instances = [], instanceToken, route } = change;
-  const statements: Promise<unknown>[] = instances.map((instance) => tx.saveInstance(instance));
+function apply(tx: Transaction, service: LockedService | undefined, change: FactChange): Promise<unknown>[] {
+  const { instanceToken, route } = change;
+  const statements: Promise<unknown>[] = [];
   if (service !== undefined) {
     if (instanceToken !== undefined) {
       statements.push(tx.revokeTokens(service.uid, instanceToken.createTime, "instance"));

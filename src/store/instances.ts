@@ -56,34 +56,41 @@ export class InstanceRows {
   }
 }
 
-/** Inserts an instance, or updates it by its id. */
-export async function saveInstance(on: Queryable, instance: Instance): Promise<void> {
+/** Inserts instances, or updates them by their ids, one after the other; no id may come twice. */
+export async function saveInstances(on: Queryable, instances: readonly Instance[]): Promise<void> {
   await query(
     on,
     `INSERT INTO instances (id, service, service_uid, generation, node, state, boot_id, shim_pid, shim_start_time, pid, create_time, start_time, ready_time, exit, role)
-     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)
+     SELECT id, service, service_uid, generation, node, state, boot_id, shim_pid, shim_start_time, pid, create_time, start_time, ready_time, exit, role
+       FROM ROWS FROM (jsonb_to_recordset($1) AS (id uuid, service text, service_uid uuid, generation bigint, node text, state text, boot_id text,
+         shim_pid integer, shim_start_time text, pid integer, create_time timestamptz, start_time timestamptz, ready_time timestamptz, exit jsonb, role text))
+         WITH ORDINALITY ORDER BY ordinality
      ON CONFLICT (id) DO UPDATE SET role = EXCLUDED.role, state = EXCLUDED.state, boot_id = EXCLUDED.boot_id, shim_pid = EXCLUDED.shim_pid,
        shim_start_time = EXCLUDED.shim_start_time, pid = EXCLUDED.pid, start_time = EXCLUDED.start_time,
        ready_time = EXCLUDED.ready_time, exit = EXCLUDED.exit`,
-    [
-      instance.id,
-      instance.service,
-      instance.serviceUid,
-      instance.generation,
-      instance.node,
-      instance.state,
-      instance.process?.bootId ?? null,
-      instance.process?.pid ?? null,
-      instance.process?.startTime ?? null,
-      instance.pid ?? null,
-      instance.createTime,
-      instance.startTime ?? null,
-      instance.readyTime ?? null,
-      instance.exit === undefined ? null : factJson(instance.exit),
-      instance.role,
-    ],
-    "save instance",
+    [factJson(instances.map(encodeInstance))],
+    "save instances",
   );
+}
+
+function encodeInstance(instance: Instance): Partial<Record<keyof InstanceRow, unknown>> {
+  return {
+    id: instance.id,
+    service: instance.service,
+    service_uid: instance.serviceUid,
+    generation: instance.generation,
+    node: instance.node,
+    state: instance.state,
+    boot_id: instance.process?.bootId,
+    shim_pid: instance.process?.pid,
+    shim_start_time: instance.process?.startTime,
+    pid: instance.pid,
+    create_time: instance.createTime,
+    start_time: instance.startTime,
+    ready_time: instance.readyTime,
+    exit: instance.exit,
+    role: instance.role,
+  };
 }
 
 function decodeInstance(row: InstanceRow): Instance {

@@ -1,3 +1,4 @@
+import { isDeepStrictEqual } from "node:util";
 import type { EventBody } from "../domain/event.ts";
 import type { Probe } from "../domain/probe.ts";
 import type { Route } from "../domain/route.ts";
@@ -62,7 +63,7 @@ export function decodeService(image: ServiceImage): Service {
   return {
     name: image.name,
     uid: image.uid,
-    spec: decodeSpec(image.spec),
+    spec: onlyOne(image.uid, decodeSpec(image.spec)),
     wish: image.wish,
     generation: image.generation,
     // Images of the first schema have none.
@@ -75,6 +76,20 @@ export function decodeService(image: ServiceImage): Service {
     updateTime: new Date(image.updateTime),
     setName: image.setName,
   };
+}
+
+const specs = new Map<string, WeakRef<ServiceSpec>>();
+const forgotten = new FinalizationRegistry<string>((uid) => {
+  if (specs.get(uid)?.deref() === undefined) specs.delete(uid);
+});
+
+/** The spec that the service was last decoded with if it is the same: every event brings its service whole, and thousands of them are in memory. */
+function onlyOne(uid: string, spec: ServiceSpec): ServiceSpec {
+  const known = specs.get(uid)?.deref();
+  if (known !== undefined && isDeepStrictEqual(known, spec)) return known;
+  specs.set(uid, new WeakRef(spec));
+  forgotten.register(spec, uid);
+  return spec;
 }
 
 export function decodeRouteRow(row: RouteRow): Route {

@@ -123,15 +123,18 @@ export async function findService(
   return row === undefined ? undefined : decodeService(row.image);
 }
 
+/** What tells whether a service is still as it was known. */
+export type LockedService = Pick<Service, "uid" | "name" | "wish" | "generation" | "version">;
+
 /** Locks services in the order of their names, as everybody does, so that none waits for another in a circle. */
-export async function lockServices(on: Queryable, uids: readonly string[]): Promise<Service[]> {
-  const rows = await query<{ image: ServiceImage }>(
+export async function lockServices(on: Queryable, uids: readonly string[]): Promise<LockedService[]> {
+  const rows = await query<Pick<LockedService, "uid" | "name" | "wish"> & { generation: bigint; version: bigint }>(
     on,
-    "SELECT service_image(s) AS image FROM services s WHERE s.uid = ANY ($1) ORDER BY s.name_key FOR UPDATE",
+    "SELECT uid, name, wish, generation, version FROM services WHERE uid = ANY ($1) ORDER BY name_key FOR UPDATE",
     [uids],
     "services by uid, locked",
   );
-  return rows.map(({ image }) => decodeService(image));
+  return rows.map((row) => ({ ...row, generation: Number(row.generation), version: Number(row.version) }));
 }
 
 /** The same for the services of a set. */
@@ -223,8 +226,14 @@ export async function updateService(
   await updated.catch((error: unknown) => throwUnique(error, name, spec));
 }
 
-export async function saveStatus(on: Queryable, uid: string, status: ServiceStatus): Promise<void> {
-  await query(on, "UPDATE services SET status = $2 WHERE uid = $1", [uid, factJson(status)], "save status");
+/** Sets the statuses of services, by uid. */
+export async function saveStatuses(on: Queryable, statuses: ReadonlyMap<string, ServiceStatus>): Promise<void> {
+  await query(
+    on,
+    "UPDATE services s SET status = n.status FROM jsonb_each($1) AS n (uid, status) WHERE s.uid = n.uid::uuid",
+    [factJson(Object.fromEntries(statuses))],
+    "save statuses",
+  );
 }
 
 /** Removes a service of which nothing is left: no instance that may live and no route. Returns whether it did. */

@@ -38,12 +38,14 @@ export interface Written<T> {
   readonly value: T;
   /** The new revision; the newest one if nothing was appended; 0 of a dry run. */
   readonly revision: bigint;
-  /** The changed services right after the transaction, by uid; empty of a dry run. */
+  /** The changed services right after the transaction, by uid; empty of a dry run, and where they were not asked for. */
   readonly services: ReadonlyMap<string, Service>;
 }
 
 export interface WriteOptions<T> {
   readonly dryRun?: boolean;
+  /** Whether the changed services are asked for: reading them is half the cost of a small write. Default: yes. */
+  readonly withServices?: boolean;
   readonly beforeCommit?: (tx: Transaction, written: Written<T>) => Promise<void>;
   /** Until when to find out about a commit that was not answered. Default: 5 s from then. */
   readonly settling?: AbortSignal;
@@ -170,7 +172,7 @@ export class Store {
         const tx = new Transaction(client);
         const value = await work(tx);
         done = { value, tx };
-        const answer = this.#close(client, tx, value);
+        const answer = this.#close(client, tx, value, options.withServices ?? true);
         if (options.beforeCommit !== undefined) await options.beforeCommit(tx, await answer);
         return { answer };
       });
@@ -180,8 +182,8 @@ export class Store {
     }
   }
 
-  async #close<T>(client: Queryable, tx: Transaction, value: T): Promise<Written<T>> {
-    const appended = await tx.close(this.#options.node);
+  async #close<T>(client: Queryable, tx: Transaction, value: T, withServices: boolean): Promise<Written<T>> {
+    const appended = await tx.close(this.#options.node, withServices);
     return appended === undefined
       ? { value, revision: await head(client), services: new Map() }
       : { value, ...appended };

@@ -5,7 +5,7 @@ import type { Service, ServiceSpec, Wish } from "../domain/service.ts";
 import { nameKey } from "../domain/service-name.ts";
 import type { Instance, ServiceStatus } from "../domain/status.ts";
 import type { Token } from "../domain/token.ts";
-import { saveInstance } from "./instances.ts";
+import { saveInstances } from "./instances.ts";
 import { decodeService, factJson, type ServiceImage } from "./json.ts";
 import { type Queryable, query } from "./postgres.ts";
 import { claimRequest, type RememberedRequest, rememberResponse } from "./requests.ts";
@@ -13,6 +13,7 @@ import { removeRoute, saveRoute } from "./routes.ts";
 import {
   findService,
   insertService,
+  type LockedService,
   lockDependencies,
   lockServices,
   lockSet,
@@ -20,7 +21,7 @@ import {
   type NewService,
   removeService,
   type ServicePatch,
-  saveStatus,
+  saveStatuses,
   sealedApiToken,
   updateService,
 } from "./services.ts";
@@ -59,7 +60,7 @@ export class Transaction {
   }
 
   /** The services that there are of these, locked, by uid. */
-  async lockServices(uids: readonly string[]): Promise<Map<string, Service>> {
+  async lockServices(uids: readonly string[]): Promise<Map<string, LockedService>> {
     const services = await lockServices(this.#on, uids);
     return new Map(services.map((service) => [service.uid, service]));
   }
@@ -93,9 +94,10 @@ export class Transaction {
     await updateService(this.#on, service, patch);
   }
 
-  async saveStatus(uid: string, status: ServiceStatus): Promise<void> {
-    this.#changed.add(uid);
-    await saveStatus(this.#on, uid, status);
+  /** By uid. */
+  async saveStatuses(statuses: ReadonlyMap<string, ServiceStatus>): Promise<void> {
+    for (const uid of statuses.keys()) this.#changed.add(uid);
+    await saveStatuses(this.#on, statuses);
   }
 
   /** Removes a service that is wished deleted and of which nothing lives any more; returns whether it did. */
@@ -143,7 +145,12 @@ export class Transaction {
   }
 
   async saveInstance(instance: Instance): Promise<void> {
-    await saveInstance(this.#on, instance);
+    await this.saveInstances([instance]);
+  }
+
+  /** Inserts them, or updates them by their ids, one after the other; no id may come twice. */
+  async saveInstances(instances: readonly Instance[]): Promise<void> {
+    await saveInstances(this.#on, instances);
   }
 
   async saveRoute(route: Route): Promise<void> {
@@ -181,14 +188,16 @@ export class Transaction {
     if (event.service !== undefined) this.#changed.add(event.service.uid);
   }
 
-  /** The last statement: numbers and stores the events. Undefined if there are none. */
-  async close(node: string): Promise<Appended | undefined> {
+  /** The last statement: numbers and stores the events. Undefined if there are none. `withServices`: whether the changed services are asked for. */
+  async close(node: string, withServices: boolean): Promise<Appended | undefined> {
     if (!this.hasEvents) return undefined;
     const rows = await query<{ revision: bigint; uid: string | null; image: ServiceImage | null }>(
       this.#on,
-      "SELECT revision, uid, image FROM append_events($1, $2, $3)",
+      withServices
+        ? "SELECT revision, uid, image FROM append_events($1, $2, $3)"
+        : "SELECT revision, NULL AS uid, NULL AS image FROM append_events($1, $2, $3) LIMIT 1",
       [factJson(this.#events.map((event) => ({ ...encodeEvent(event), mark: this.mark }))), [...this.#changed], node],
-      "append events",
+      withServices ? "append events" : "append events, no more",
     );
     const [first] = rows;
     if (first === undefined) throw new Error("append_events returned nothing");

@@ -50,7 +50,7 @@ export function watchGrowth(path: string, changed: (found: Growth | undefined) =
   const first = growthOf(path);
   size = first?.size;
   changed(first);
-  schedule(growingPollMs);
+  rest();
   return () => {
     ended = true;
     clearTimeout(timer);

@@ -95,21 +95,23 @@ export class Launcher {
   #atTheGate(instance: InstanceHandle, spawned: Spawned, script: Buffer, place: Place): Launched {
     let refusal: string | undefined;
     const exited = instance.exited.then((exit) => (refusal === undefined ? exit : spawnFailed(refusal, exit.time)));
-    let released = false;
+    // Not kept when it was told: it holds the whole environment.
+    let words: Buffer | undefined = script;
     return {
       ...instance,
       exited,
       async release() {
-        released = true;
+        const told = words;
+        words = undefined;
         const entered = enter(instance, place.group).catch((error: unknown) => String(error));
         // What its group limits must not begin outside of it. Otherwise the group only helps to find all that it started, and the start need not wait for it.
         if (place.isLimited) refusal = await entered;
-        if (refusal === undefined) spawned.input.end(script);
+        if (refusal === undefined) spawned.input.end(told);
         else spawned.input.destroy();
         await closed(spawned);
       },
       async abandon() {
-        if (released) return;
+        if (words === undefined) return;
         spawned.input.destroy();
         await exited;
       },

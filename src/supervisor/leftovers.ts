@@ -39,12 +39,13 @@ export class Leftovers {
   /**
    * SIGKILL to all of them, again until none is left or `withinMs` is over. The shim is spared, so that it records the
    * exit; without a control group it goes too when they multiply faster than they die. Resolves with the pids that remain; 0 is one that cannot be seen.
+   * `seen`: what was found just now.
    */
-  async kill(instance: InstanceReference, withinMs = 5_000): Promise<number[]> {
+  async kill(instance: InstanceReference, withinMs = 5_000, seen?: Members): Promise<number[]> {
     const start = performance.now();
     const group = groupOf(instance.runDir);
     for (let [round, pauseMs] = [1, 2]; ; round++, pauseMs = Math.min(pauseMs * 2, 100)) {
-      const { own, doubtful } = await this.find(instance);
+      const { own, doubtful } = round === 1 && seen !== undefined ? seen : await this.find(instance);
       const unseen = group !== undefined && own.length === 0 && isPopulated(group) ? [0] : [];
       const elapsedMs = performance.now() - start;
       const left = [...[...own, ...doubtful].map(({ pid }) => pid), ...unseen];

@@ -53,6 +53,7 @@ export class OutputKeeper {
   }
 
   async #tend(path: string, { size, time }: Growth, times: OutputTimes): Promise<Growth | undefined> {
+    if (size === 0) return undefined;
     const kept = await readKept(path);
     // Bounded first: on a full disk a sample may have to wait for the space.
     const wasBounded = await this.#bound(path, size, kept);

@@ -1,5 +1,6 @@
-import { existsSync, statSync } from "node:fs";
+import { existsSync, readFileSync, statSync } from "node:fs";
 import { appendFile, open, writeFile } from "node:fs/promises";
+import { setImmediate } from "node:timers/promises";
 
 /**
  * Which part of an output file is still there, in offsets that only grow: an offset is a cursor for ever, whatever was
@@ -17,12 +18,13 @@ export const wholeFile: Kept = { base: 0n, head: 0n };
 
 export async function readKept(path: string): Promise<Kept> {
   for (;;) {
-    const record = await readRecord(recordOf(path));
+    const record = readRecord(recordOf(path));
     if (record === undefined) return wholeFile;
     const [base, head, baseAgain, headAgain] = record.trim().split(" ");
     // Its two halves differ when it is being written just now.
     if (base === baseAgain && head === headAgain && base !== undefined && head !== undefined)
       return { base: BigInt(base), head: BigInt(head) };
+    await setImmediate();
   }
 }
 
@@ -47,14 +49,13 @@ function hasContent(path: string): boolean {
   return (statSync(path, { throwIfNoEntry: false })?.size ?? 0) > 0;
 }
 
-async function readRecord(path: string): Promise<string | undefined> {
-  const file = await open(path, "r").catch(unlessMissing);
-  if (file === undefined) return undefined;
+/** Undefined: there is none, or a full disk has left it empty. */
+function readRecord(path: string): string | undefined {
   try {
-    const { buffer, bytesRead } = await file.read(Buffer.alloc(recordBytes), 0, recordBytes, 0);
-    return bytesRead === 0 ? undefined : buffer.toString("latin1", 0, bytesRead);
-  } finally {
-    await file.close();
+    return readFileSync(path, "latin1") || undefined;
+  } catch (error) {
+    if (error instanceof Error && "code" in error && error.code === "ENOENT") return undefined;
+    throw error;
   }
 }
 
@@ -63,10 +64,6 @@ function recordText({ base, head }: Kept): string {
 }
 
 const recordBytes = 96;
-
-function unlessMissing(error: NodeJS.ErrnoException): undefined {
-  if (error.code !== "ENOENT") throw error;
-}
 
 function recordOf(path: string): string {
   return `${path}.kept`;

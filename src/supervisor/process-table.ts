@@ -1,5 +1,5 @@
-import { readdirSync, readFileSync } from "node:fs";
-import { setImmediate } from "node:timers/promises";
+import { closeSync, openSync, readdirSync, readSync } from "node:fs";
+import { setTimeout as delay, setImmediate } from "node:timers/promises";
 import { instanceMarker, ownersOf } from "./environment.ts";
 import { isDead, type ProcessStat, readStat } from "./process-identity.ts";
 
@@ -52,11 +52,13 @@ function byMarker(entries: readonly TableEntry[]): Map<string, TableEntry[]> {
 
 /**
  * Everything alive on this machine. A scan costs about 15 ms for 1,000 processes, so callers that ask while one is
- * under way share the next; a scan never holds the event loop longer than a slice.
+ * under way share the next; a scan never holds the event loop longer than a slice. After each one it rests for as long
+ * as that took: where a thousand services end one after the other, the more of them share the next.
  */
 export class ProcessTable {
   #next: { readonly processes: Promise<Processes>; since: number } | undefined;
   #current: Promise<unknown> = Promise.resolve();
+  #restsUntilMs = 0;
   /** Of the last scan: a marker that was seen once stays true, and reading it is half the cost. */
   #marked = new Map<number, TableEntry>();
 
@@ -69,6 +71,8 @@ export class ProcessTable {
 
   async #queue(): Promise<Processes> {
     await this.#current;
+    const restMs = this.#restsUntilMs - performance.now();
+    if (restMs >= 1) await delay(restMs);
     const since = this.#next?.since ?? 0;
     this.#next = undefined;
     const scan = this.#scan(since);
@@ -77,7 +81,10 @@ export class ProcessTable {
   }
 
   async #scan(since: number): Promise<Processes> {
+    const startMs = performance.now();
     const entries = await readAll(since, this.#marked);
+    const endMs = performance.now();
+    this.#restsUntilMs = endMs + (endMs - startMs);
     this.#marked = new Map(
       entries.filter(({ instanceId }) => instanceId !== undefined).map((each) => [each.pid, each]),
     );
@@ -121,9 +128,26 @@ function markerOf(stat: ProcessStat, since: number, marked: ReadonlyMap<number, 
 function readMarker(stat: ProcessStat): string | undefined {
   if (stat.parent === kernelThreadParent || stat.pid === kernelThreadParent) return undefined;
   try {
-    return findMarker(readFileSync(`/proc/${stat.pid}/environ`));
+    return findMarker(readEnvironment(stat.pid));
   } catch {
     return undefined; // it ended, or is another user's and we are not root
+  }
+}
+
+/** One for all: a buffer for each process would leave a hundred megabytes of garbage where a thousand services start. */
+let scratch = Buffer.alloc(64 * 1024);
+
+function readEnvironment(pid: number): Buffer {
+  const file = openSync(`/proc/${pid}/environ`, "r");
+  try {
+    let length = 0;
+    for (let bytes = -1; bytes !== 0; length += bytes) {
+      if (length === scratch.length) scratch = Buffer.concat([scratch], scratch.length * 2);
+      bytes = readSync(file, scratch, length, scratch.length - length, null);
+    }
+    return scratch.subarray(0, length);
+  } finally {
+    closeSync(file);
   }
 }
 

@@ -1,3 +1,4 @@
+import { spawn } from "node:child_process";
 import type { Writable } from "node:stream";
 import { execa } from "execa";
 import type { ProcessIdentity } from "../domain/status.ts";
@@ -20,28 +21,23 @@ export interface ToolResult {
 /** What a process of ours gets while it may still be root: nothing of a service's, nothing of the host's. */
 export const fixedEnvironment: Readonly<Record<string, string>> = { LC_ALL: "C" };
 
-/**
- * Starts a process that outlives us, with `fixedEnvironment` and / as its directory. Throws when the system refuses.
- * execa's own output handling, clean-up and inherited environment are off: each of them would end or betray a service.
- */
+/** Starts a process that outlives us, with `fixedEnvironment` and / as its directory. Throws when the system refuses. */
 export function spawnDetached(file: string, args: readonly string[]): Spawned {
-  const subprocess = execa(file, args, {
+  // Not execa: what it keeps for each child, for as long as that lives, would be the largest part of what a service costs us.
+  const child = spawn(file, args, {
     detached: true,
-    cleanup: false,
-    buffer: false,
-    reject: false,
-    extendEnv: false,
     env: fixedEnvironment,
     cwd: "/",
     stdio: ["pipe", "ignore", "ignore"],
   });
-  const { pid, stdin, nodeChildProcess } = subprocess;
-  const ended = subprocess.then(() => undefined);
-  if (pid === undefined) throw new Error(`cannot start ${file}: the system refused a new process`);
-  nodeChildProcess.unref();
+  const ended = new Promise<void>((resolve) => child.once("exit", () => resolve()));
+  // That it could not be started is told by the missing pid, too.
+  child.once("error", () => undefined);
+  if (child.pid === undefined) throw new Error(`cannot start ${file}: the system refused a new process`);
+  child.unref();
   // A reader that ends early is known by its end; the broken pipe adds nothing.
-  stdin.on("error", () => undefined);
-  return { pid, input: stdin, ended };
+  child.stdin.on("error", () => undefined);
+  return { pid: child.pid, input: child.stdin, ended };
 }
 
 /** Runs a small program of the system to its end, at most `timeoutMs`. Never rejects for a status other than 0. */

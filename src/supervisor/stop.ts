@@ -1,6 +1,6 @@
 import { setTimeout as delay } from "node:timers/promises";
 import type { InstanceHandle } from "./instance-handle.ts";
-import { identityOf, type Leftovers } from "./leftovers.ts";
+import { identityOf, type Leftovers, type Members } from "./leftovers.ts";
 import { aborted } from "./pause.ts";
 import { hasBegun, type ProcessExit } from "./run-directory.ts";
 import { signalGroup, signalProcess } from "./spawn.ts";
@@ -33,17 +33,18 @@ export async function stopInstance(
   const grace = endOfGrace(graceMs, hurry);
   const isAsked = await ask(instance, leftovers, signal, grace);
   onSignalled?.();
-  if (isAsked) await allGone(instance, leftovers, grace);
-  return clearInstance(instance, leftovers, killWaitMs);
+  const seen = isAsked ? await allGone(instance, leftovers, grace) : undefined;
+  return clearInstance(instance, leftovers, killWaitMs, seen);
 }
 
-/** Ends whatever is left of an instance, without asking: of one that ended by itself what it had started. */
+/** Ends whatever is left of an instance, without asking: of one that ended by itself what it had started. `seen`: what was found just now. */
 export async function clearInstance(
   instance: InstanceHandle,
   leftovers: Leftovers,
   killWaitMs = 5_000,
+  seen?: Members,
 ): Promise<StopResult> {
-  const survivors = await leftovers.kill(instance, killWaitMs);
+  const survivors = await leftovers.kill(instance, killWaitMs, seen);
   if (survivors.length > 0) return { stopped: false, survivors };
   return { stopped: true, exit: await lastWord(instance) };
 }
@@ -78,14 +79,19 @@ async function askMembers(instance: InstanceHandle, leftovers: Leftovers, signal
   return own.length > 0;
 }
 
-/** Resolves when the command and all it started are gone, or with the end of the grace. */
-async function allGone(instance: InstanceHandle, leftovers: Leftovers, grace: AbortSignal): Promise<void> {
+/** Resolves when the command and all it started are gone, with the look that found so, or with the end of the grace. */
+async function allGone(
+  instance: InstanceHandle,
+  leftovers: Leftovers,
+  grace: AbortSignal,
+): Promise<Members | undefined> {
   await Promise.race([instance.exited, aborted(grace)]);
   for (let pauseMs = 10; !grace.aborted; pauseMs = Math.min(pauseMs * 2, 500)) {
-    const { own } = await leftovers.find(instance);
-    if (own.length === 0) return;
+    const found = await leftovers.find(instance);
+    if (found.own.length === 0) return found;
     await Promise.race([delay(pauseMs), aborted(grace)]);
   }
+  return undefined;
 }
 
 /** Even on a starved machine the shim ends soon after its command. One that does not is stuck, and takes the exit with it. */
