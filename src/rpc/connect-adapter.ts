@@ -22,7 +22,7 @@ import type { Call, Method, Protocol } from "./call.ts";
 import type { Cors } from "./cors.ts";
 import { detailFiles } from "./detail-types.ts";
 import { clientGone, RpcError } from "./errors.ts";
-import { translateInPlace } from "./framework-errors.ts";
+import { failureOfReading, translateInPlace } from "./framework-errors.ts";
 import { type AnyResponse, Shared } from "./handler.ts";
 import { Http1Age } from "./http1-age.ts";
 import { bodyOf } from "./http1-body.ts";
@@ -192,10 +192,19 @@ export class ConnectAdapter {
     }
   }
 
+  async *#requests(call: Call, requests: AsyncIterable<Message>): AsyncIterable<Message> {
+    try {
+      yield* requests;
+    } catch (error) {
+      throw failureOfReading(error, call.callId, this.#limits.messageBytes);
+    }
+  }
+
   #stream(input: Input, context: HandlerContext): AsyncIterable<AnyResponse> {
     const { call, response } = exchangeOf(context);
     call.signal.addEventListener("abort", () => cutUnread(call, response, this.#limits.lastWordsMs), { once: true });
-    return unwrapShared(this.#pipeline.stream(call, input), {
+    const read = Symbol.asyncIterator in input ? this.#requests(call, input) : input;
+    return unwrapShared(this.#pipeline.stream(call, read), {
       beforeFirst: () => copyHeaders(call, context),
       atEnd: () => copyTrailers(call, context),
     });

@@ -15,6 +15,13 @@ export function translateInPlace(error: ConnectError, callId: string, limitBytes
   return ours;
 }
 
+/** What connect-es throws while a handler reads its requests, as it shall leave; what is no failure of reading stays as it is. */
+export function failureOfReading(error: unknown, callId: string, limitBytes: number): unknown {
+  if (!(error instanceof ConnectError) || error instanceof RpcError) return error;
+  const meaning = meaningOf(error, limitBytes);
+  return meaning === undefined ? error : rpcError(meaning, callId);
+}
+
 function meaningOf(error: ConnectError, limitBytes: number): AppError | RpcError | undefined {
   const text = error.rawMessage;
   if (text.includes("writeMaxBytes")) return responseTooLarge(limitBytes);
@@ -22,6 +29,9 @@ function meaningOf(error: ConnectError, limitBytes: number): AppError | RpcError
   if (error.code === Code.InvalidArgument && text.startsWith("cannot decode")) return malformedJson(text);
   if (error.code === Code.InvalidArgument) return malformedBody(text);
   if (text.startsWith("parse binary")) return malformedBody("it is not valid protobuf");
+  if (text.startsWith("decompression failed")) return malformedBody("it cannot be decompressed");
+  // gRPC wants INTERNAL for a compressed message without a compression, although it is no fault of ours.
+  if (text.startsWith("received compressed envelope")) return new RpcError(error.code, text, [], error);
   if (error.code === Code.Unimplemented) return new RpcError(error.code, text, [], error);
   return undefined;
 }

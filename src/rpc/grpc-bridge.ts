@@ -12,6 +12,7 @@ import {
   type ServerWritableStream,
   type sendUnaryData,
 } from "@grpc/grpc-js";
+import { AppError } from "../domain/errors.ts";
 import type { Call, Method } from "./call.ts";
 import { clientGone, RpcError } from "./errors.ts";
 import { decodeRequest, encodeResponse } from "./grpc-codec.ts";
@@ -158,8 +159,12 @@ export class GrpcBridge {
   }
 
   async *#requests(call: Call, grpc: ServerDuplexStream<Buffer, Buffer>): AsyncIterable<Message> {
-    for await (const bytes of grpc.iterator({ destroyOnReturn: false })) {
-      yield decodeRequest(call.target.desc.input, bytes, this.#limitBytes);
+    try {
+      for await (const bytes of grpc.iterator({ destroyOnReturn: false }))
+        yield decodeRequest(call.target.desc.input, bytes, this.#limitBytes);
+    } catch (error) {
+      // What is not of the message is the end of the stream: the client has gone, or grpc-js has answered what it cannot read.
+      throw error instanceof AppError ? error : clientGone(call.callId);
     }
   }
 

@@ -141,6 +141,21 @@ test.each(["connectPort", "grpcPort"] as const)("garbage in a gRPC body is the c
   expect(trailers["grpc-status-details-bin"]).toBeTruthy();
 });
 
+test.each(["connectPort", "grpcPort"] as const)(
+  "a stream of requests that is none is the client's fault, on %s",
+  async (port) => {
+    const path = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
+    const logged = rig.log.length;
+
+    const tooLarge = await rawGrpc(rig[port], Buffer.from([0, 0x7f, 255, 255, 255, 1]), path);
+    const garbage = await rawGrpc(rig[port], Buffer.from([0, 0, 0, 0, 3, 255, 255, 255]), path);
+
+    expect(String(tooLarge["grpc-status"])).toBe(String(Code.ResourceExhausted));
+    expect(String(garbage["grpc-status"])).toBe(String(Code.InvalidArgument));
+    expect(rig.log.slice(logged).filter(({ msg }) => msg === "a call failed by a bug")).toEqual([]);
+  },
+);
+
 test("a small body that unpacks to a large one is too large", async () => {
   const answer = await fetch(`http://127.0.0.1:${rig.connectPort}/steward.v1.ServiceRegistry/List`, {
     method: "POST",
@@ -149,6 +164,16 @@ test("a small body that unpacks to a large one is too large", async () => {
   });
 
   expect((await bodyOf(answer)).code).toBe("resource_exhausted");
+});
+
+test("a compressed body that is cut off is the client's fault", async () => {
+  const answer = await fetch(`http://127.0.0.1:${rig.connectPort}/steward.v1.ServiceRegistry/List`, {
+    method: "POST",
+    headers: { "content-type": "application/json", "content-encoding": "gzip", authorization: `Bearer ${goodSecret}` },
+    body: gzipSync("{}").subarray(0, -9),
+  });
+
+  expect((await bodyOf(answer)).code).toBe("invalid_argument");
 });
 
 test("an unknown method is 404 over Connect, in words that a script can read", async () => {
@@ -220,11 +245,15 @@ async function bodyOf(answer: Response): Promise<ErrorBody> {
   return (await answer.json()) as ErrorBody;
 }
 
-async function rawGrpc(port: number, body: Buffer): Promise<Record<string, unknown>> {
+async function rawGrpc(
+  port: number,
+  body: Buffer,
+  path = "/steward.v1.ServiceRegistry/List",
+): Promise<Record<string, unknown>> {
   const session = http2Connect(`http://127.0.0.1:${port}`);
   const stream = session.request({
     ":method": "POST",
-    ":path": "/steward.v1.ServiceRegistry/List",
+    ":path": path,
     "content-type": "application/grpc",
     te: "trailers",
     authorization: `Bearer ${goodSecret}`,
