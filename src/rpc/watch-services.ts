@@ -1,5 +1,7 @@
-import type { MessageInitShape } from "@bufbuild/protobuf";
+import { create, type MessageInitShape } from "@bufbuild/protobuf";
 import {
+  ServiceBatchSchema,
+  ServiceChangeSchema,
   ServiceChangeType,
   type WatchServicesRequest,
   WatchServicesResponseSchema,
@@ -13,7 +15,8 @@ import type { FeedItem } from "../events/feed.ts";
 import { allowSome } from "./allow-some.ts";
 import { cursorToProto } from "./convert-event.ts";
 import { serviceFor } from "./convert-service.ts";
-import { type CallContext, Shared } from "./handler.ts";
+import { type BatchFields, EncodedOnce, encodedBatch } from "./encoded-once.ts";
+import { type CallContext, type Pump, Shared, type Take, takeAll } from "./handler.ts";
 import { batchParts, messageParts, sizeOfService } from "./message-size.ts";
 import { SharedBatches } from "./shared-batches.ts";
 import { type ShownChange, ShownServices } from "./shown-services.ts";
@@ -34,6 +37,7 @@ export class ServiceWatch {
   readonly #registry: SnapshotSource;
   readonly #clock: Clock;
   readonly #batches = new SharedBatches<readonly Response[]>();
+  readonly #encoded = new EncodedOnce<Service, typeof ServiceChangeSchema>(ServiceChangeSchema);
 
   constructor({ feed, registry, clock }: { feed: EventFeed; registry: SnapshotSource; clock: Clock }) {
     this.#feed = feed;
@@ -41,44 +45,69 @@ export class ServiceWatch {
     this.#clock = clock;
   }
 
-  async *watch(request: WatchServicesRequest, { principal, signal }: CallContext): AsyncGenerator<Response, void> {
-    allowSome(principal, "list:services");
-    const watcher = watcherOf(request, principal);
-    const age = new StreamAge(signal, this.#clock);
-    const items = this.#feed.follow({
-      after: watcher.after,
-      matches: watcher.concerns,
-      progressIntervalMs: progressIntervalOf(request.progressInterval),
-      signal: age.signal,
-    });
-    for await (const item of items) {
-      if (item.kind === "events") yield* this.#batch(watcher, item);
-      else if (item.kind === "progress") yield message(watcher.bookmark(item.cursor), { case: "progress", value: {} });
-      else yield* this.#open(watcher, item);
+  watch(request: WatchServicesRequest, { principal, signal }: CallContext): Pump<Response> {
+    return async (take) => {
+      allowSome(principal, "list:services");
+      const watcher = watcherOf(request, principal);
+      const age = new StreamAge(signal, this.#clock);
+      const options = {
+        after: watcher.after,
+        matches: watcher.concerns,
+        progressIntervalMs: progressIntervalOf(request.progressInterval),
+        signal: age.signal,
+      };
+      await this.#feed.pump(options, (item) => this.#tell(watcher, item, take));
+      age.throwIfReached();
+    };
+  }
+
+  #tell(watcher: Watcher, item: FeedItem, take: Take<Response>): Promise<void> | undefined {
+    switch (item.kind) {
+      case "opened":
+        return this.#open(watcher, item, take);
+      case "progress":
+        return take(message(watcher.bookmark(item.cursor), () => ({ case: "progress", value: {} })));
+      case "events":
+        return takeAll(this.#batch(watcher, item), take);
     }
-    age.throwIfReached();
   }
 
   /** The feed already stands when the snapshot is taken: what it brings of before the snapshot is skipped, so there is no gap and no duplicate. */
-  async *#open(watcher: Watcher, item: FeedItem & { kind: "opened" }): AsyncGenerator<Response, void> {
+  async #open(watcher: Watcher, item: FeedItem & { kind: "opened" }, take: Take<Response>): Promise<void> {
     const resumed = watcher.after !== undefined;
-    yield message(resumed ? item.cursor : undefined, { case: "opened", value: openedToProto(item) });
+    await take(message(resumed ? item.cursor : undefined, () => ({ case: "opened", value: openedToProto(item) })));
     if (resumed) return;
     const { services, revision } = await this.#registry.snapshot();
     const visible = services.filter(({ name }) => may(watcher.principal, "list:services", name));
-    for (const part of messageParts(watcher.shown.snapshot(visible), sizeOf)) yield batchOf(undefined, part, watcher);
+    for (const part of messageParts(watcher.shown.snapshot(visible), sizeOf))
+      await take(this.#message(undefined, part, watcher));
     watcher.snapshotRevision = revision;
-    yield message(watcher.bookmark(item.cursor), { case: "snapshotEnd", value: {} });
+    await take(message(watcher.bookmark(item.cursor), () => ({ case: "snapshotEnd", value: {} })));
   }
 
-  *#batch(watcher: Watcher, item: FeedItem & { kind: "events" }): Generator<Response, void> {
+  #batch(watcher: Watcher, item: FeedItem & { kind: "events" }): readonly Response[] {
     const events = item.events.filter(({ revision }) => revision > watcher.snapshotRevision);
-    if (events.length === 0) return;
-    const make = () => messagesOf(watcher, events, item.cursor);
+    if (events.length === 0) return [];
+    const make = () => {
+      const parts = batchParts(watcher.shown.changes(events), item.cursor, sizeOf);
+      return parts.map(({ things, cursor }) => this.#message(cursor, things, watcher));
+    };
     // What a watcher with a filter is told depends on what it was told before: only the others see the same.
-    yield* watcher.sharedKey === undefined
+    return watcher.sharedKey === undefined
       ? make()
       : this.#batches.of(watcher.sharedKey, { events, cursor: item.cursor }, make);
+  }
+
+  #message(cursor: Cursor | undefined, changes: readonly ShownChange[], { principal, look }: Watcher): Response {
+    const show = ({ type, service }: ShownChange) =>
+      create(ServiceChangeSchema, { type: changeTypes[type], service: serviceFor(principal, service) });
+    const encoded = () =>
+      changes.map((change) => this.#encoded.of(change.service, `${change.type} ${look}`, () => show(change)));
+    return message(
+      cursor,
+      () => ({ case: "batch", value: { changes: changes.map(show) } }),
+      () => encodedBatch(fields, cursor, encoded()),
+    );
   }
 }
 
@@ -87,6 +116,9 @@ interface Watcher {
   readonly principal: Principal;
   readonly after: Cursor | undefined;
   readonly shown: ShownServices;
+  /** Those with equal looks see the same of a service, if they see it. */
+  readonly look: string;
+  /** Those with equal keys are told the same of the same events. */
   readonly sharedKey: string | undefined;
   readonly concerns: (event: Event) => boolean;
   /** What happened up to here is in the snapshot. */
@@ -98,11 +130,13 @@ function watcherOf(request: WatchServicesRequest, principal: Principal): Watcher
   const cursor = cursorFromProto(request.after);
   // The place before the first revision is a watcher that knows nothing: the snapshot tells it all at once.
   const after = cursor?.revision === 0n ? undefined : cursor;
+  const look = JSON.stringify(principal.scopes);
   return {
     principal,
     after,
     shown: new ShownServices(serviceFilter(request.filter), { resumed: after !== undefined }),
-    sharedKey: request.filter === "" ? JSON.stringify(principal.scopes) : undefined,
+    look,
+    sharedKey: request.filter === "" ? look : undefined,
     concerns: ({ service }) => service !== undefined && may(principal, "list:services", service.name),
     snapshotRevision: 0n,
     bookmark({ storeUid, revision }) {
@@ -111,28 +145,21 @@ function watcherOf(request: WatchServicesRequest, principal: Principal): Watcher
   };
 }
 
-function messagesOf(watcher: Watcher, events: readonly Event[], cursor: Cursor): Response[] {
-  const changes = watcher.shown.changes(events);
-  return batchParts(changes, cursor, sizeOf).map((part) => batchOf(part.cursor, part.things, watcher));
-}
-
-function batchOf(cursor: Cursor | undefined, changes: readonly ShownChange[], { principal }: Watcher): Response {
-  const shown = changes.map(({ type, service }) => ({
-    type: changeTypes[type],
-    service: serviceFor(principal, service),
-  }));
-  return message(cursor, { case: "batch", value: { changes: shown } });
-}
-
 function sizeOf({ service }: ShownChange): number {
   return sizeOfService(service);
 }
 
+const fields: BatchFields = {
+  cursor: WatchServicesResponseSchema.field.cursor.number,
+  batch: WatchServicesResponseSchema.field.batch.number,
+  element: ServiceBatchSchema.field.changes.number,
+};
+
 type Payload = NonNullable<MessageInitShape<typeof WatchServicesResponseSchema>["message"]>;
 
-function message(cursor: Cursor | undefined, payload: Payload): Response {
+function message(cursor: Cursor | undefined, payload: () => Payload, encode?: () => Uint8Array): Response {
   const bookmark = cursor === undefined ? undefined : cursorToProto(cursor);
-  return new Shared(WatchServicesResponseSchema, { cursor: bookmark, message: payload });
+  return new Shared(WatchServicesResponseSchema, () => ({ cursor: bookmark, message: payload() }), encode);
 }
 
 export const changeTypes: Readonly<Record<ShownChange["type"], ServiceChangeType>> = {
