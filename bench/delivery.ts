@@ -1,8 +1,8 @@
 import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
 import { Client, type ClientReadableStream, credentials, Metadata } from "@grpc/grpc-js";
-import pg from "pg";
 import { WatchEventsRequestSchema, WatchEventsResponseSchema } from "../gen/steward/v1/supervisor_pb.ts";
 import { BenchPostgres } from "./database.ts";
+import { EventWriter } from "./event-writer.ts";
 import { type Figure, figureOf, type Measure, percentile, type Round } from "./figure.ts";
 import { BareProgram, withSteward } from "./scene.ts";
 
@@ -16,7 +16,7 @@ export const measureDelivery: Measure = async ({ rounds }) => {
   await using postgres = await BenchPostgres.start();
   return await withSteward({ "database-url": postgres.url }, async ({ steward }) => {
     await using bare = await BareProgram.start("bare-watch", postgres.url);
-    await using writer = await Writer.connect(postgres);
+    await using writer = await EventWriter.connect(postgres);
     const ours = { address: new URL(steward.addresses.grpc).host, token: steward.adminToken };
     const theirs = { address: `127.0.0.1:${bare.ports[0]}`, token: "" };
     const figures: Figure[] = [];
@@ -49,7 +49,7 @@ interface Server {
 }
 
 /** The times, in ms, that events took to each of so many watchers. */
-async function deliver(server: Server, count: number, writer: Writer): Promise<number[]> {
+async function deliver(server: Server, count: number, writer: EventWriter): Promise<number[]> {
   const client = new Client(server.address, credentials.createInsecure());
   try {
     const watchers = await Promise.all(Array.from({ length: count }, () => Watcher.open(client, server.token)));
@@ -109,36 +109,5 @@ class Watcher {
     if (message.case === "batch")
       for (const { revision } of message.value.events) this.#arrivals.set(revision, arrivedMs);
     this.#wake?.();
-  }
-}
-
-/** Appends events as every transaction does, and knows when by the clock of the database, which is this host's. */
-class Writer implements AsyncDisposable {
-  readonly #client: pg.Client;
-
-  private constructor(client: pg.Client) {
-    this.#client = client;
-  }
-
-  static async connect(postgres: BenchPostgres): Promise<Writer> {
-    const client = new pg.Client({ ...postgres.connection });
-    await client.connect();
-    return new Writer(client);
-  }
-
-  async append(): Promise<{ revision: bigint; atMs: number }> {
-    const event = { body: { type: "server_started" }, actor: "steward", message: "an event of the benchmark" };
-    const { rows } = await this.#client.query<{ at: number; revision: string }>({
-      name: "append",
-      text: "SELECT extract(epoch FROM clock_timestamp())::float8 * 1000 AS at, revision FROM append_events($1, '{}', 'bench')",
-      values: [JSON.stringify([event])],
-    });
-    const [row] = rows;
-    if (row === undefined) throw new Error("nothing was appended");
-    return { revision: BigInt(row.revision), atMs: row.at };
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    await this.#client.end();
   }
 }
