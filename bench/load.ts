@@ -1,5 +1,6 @@
 import { Agent, request as httpRequest } from "node:http";
 import { type ClientHttp2Session, connect, constants } from "node:http2";
+import { cpuMsOf } from "./scene.ts";
 
 /** What to send over and over. The clients are as thin as can be, so that the server is what is measured. */
 export interface Target {
@@ -37,6 +38,19 @@ export async function callsWithin(caller: Caller, durationMs: number): Promise<n
   };
   await Promise.all(Array.from({ length: inFlight }, (_, worker) => work(worker)));
   return calls;
+}
+
+export interface Rates {
+  readonly perSecond: number;
+  readonly perCpuSecond: number;
+}
+
+/** Has all workers call for a while: how many calls were answered by the clock, and by the CPU of the server's process. */
+export async function ratesWithin(caller: Caller, pid: number, durationMs: number): Promise<Rates> {
+  const [startedMs, cpuMs] = [performance.now(), await cpuMsOf(pid)];
+  const calls = await callsWithin(caller, durationMs);
+  const [tookMs, usedMs] = [performance.now() - startedMs, (await cpuMsOf(pid)) - cpuMs];
+  return { perSecond: (calls / tookMs) * 1000, perCpuSecond: (calls / usedMs) * 1000 };
 }
 
 export function http2Caller({ origin, path, headers, body }: Target): ConnectedCaller {

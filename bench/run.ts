@@ -5,7 +5,9 @@
 import { writeFile } from "node:fs/promises";
 import { parseArgs } from "node:util";
 import { measureDelivery } from "./delivery.ts";
+import { measureFanout } from "./fanout.ts";
 import { type Figure, type Measure, tableOf } from "./figure.ts";
+import { measureIdleWatchers } from "./idle-watchers.ts";
 import { measureListing } from "./listing.ts";
 import { measureMemory } from "./memory.ts";
 import { measureRestart } from "./restart.ts";
@@ -17,6 +19,8 @@ const benches: Readonly<Record<string, Measure>> = {
   unary: measureUnary,
   restart: measureRestart,
   delivery: measureDelivery,
+  fanout: measureFanout,
+  idle: measureIdleWatchers,
   memory: measureMemory,
   listing: measureListing,
   scale: measureScale,

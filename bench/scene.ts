@@ -14,9 +14,10 @@ export interface Scene {
 export async function withSteward<T>(
   flags: Readonly<Record<string, string>>,
   use: (scene: Scene) => Promise<T>,
+  environment: Readonly<Record<string, string>> = {},
 ): Promise<T> {
   const command = [fileURLToPath(new URL("../bin/steward", import.meta.url))] as const;
-  await using steward = await TestSteward.start({ command, flags: { "log-level": "warn", ...flags } });
+  await using steward = await TestSteward.start({ command, flags: { "log-level": "warn", ...flags }, environment });
   using client = connect(steward);
   return await use({ steward, client });
 }

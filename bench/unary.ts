@@ -1,8 +1,17 @@
 import { create, toBinary } from "@bufbuild/protobuf";
 import { GetRequestSchema, GetResponseSchema, WhoAmIRequestSchema } from "../gen/steward/v1/service_registry_pb.ts";
 import { type Figure, figureOf, type Measure, type Round } from "./figure.ts";
-import { type ConnectedCaller, callsWithin, framed, http1Caller, http2Caller, inFlight, type Target } from "./load.ts";
-import { BareProgram, cpuMsOf, type Scene, withSteward } from "./scene.ts";
+import {
+  type ConnectedCaller,
+  callsWithin,
+  framed,
+  http1Caller,
+  http2Caller,
+  inFlight,
+  ratesWithin,
+  type Target,
+} from "./load.ts";
+import { BareProgram, type Scene, withSteward } from "./scene.ts";
 
 const sliceMs = 800;
 
@@ -92,7 +101,7 @@ async function compete({ name, ours, bare, barePid, aim }: Contest, pid: number,
   const perCpu: Round[] = [];
   for (const caller of [ours, bare]) await callsWithin(caller, sliceMs);
   for (let round = 0; round < rounds; round++) {
-    const [theirs, mine] = [await slice(bare, barePid), await slice(ours, pid)];
+    const [theirs, mine] = [await ratesWithin(bare, barePid, sliceMs), await ratesWithin(ours, pid, sliceMs)];
     rates.push({ ours: mine.perSecond, bare: theirs.perSecond });
     perCpu.push({ ours: mine.perCpuSecond, bare: theirs.perCpuSecond });
   }
@@ -100,13 +109,6 @@ async function compete({ name, ours, bare, barePid, aim }: Contest, pid: number,
     figureOf({ name, unit: "calls/s", aim: { atLeast: aim } }, rates),
     figureOf({ name: "  by the server's CPU", unit: "calls/CPU s", aim: { atLeast: aim } }, perCpu),
   ];
-}
-
-async function slice(caller: ConnectedCaller, pid: number): Promise<{ perSecond: number; perCpuSecond: number }> {
-  const [startedMs, cpuMs] = [performance.now(), await cpuMsOf(pid)];
-  const calls = await callsWithin(caller, sliceMs);
-  const [tookMs, usedMs] = [performance.now() - startedMs, (await cpuMsOf(pid)) - cpuMs];
-  return { perSecond: (calls / tookMs) * 1000, perCpuSecond: (calls / usedMs) * 1000 };
 }
 
 function nameOf(worker: number): string {

@@ -2,8 +2,11 @@ import { setTimeout as delay } from "node:timers/promises";
 import { Registry } from "prom-client";
 import { AppError } from "../domain/errors.ts";
 import type { Cursor, Event } from "../domain/event.ts";
+import { Follower, type Reading, type Stretch } from "./follower.ts";
 import { FeedMetrics } from "./metrics.ts";
+import { PastPages } from "./past-pages.ts";
 import { Ring } from "./ring.ts";
+import { Sleepers } from "./sleepers.ts";
 
 /** What the feed needs of the store. */
 export interface EventSource {
@@ -68,7 +71,10 @@ export class Feed {
   #ring: Ring;
   #head = 0n;
   #appended = Promise.withResolvers<void>();
-  #grown = Promise.withResolvers<void>();
+  readonly #arrivals = new Sleepers();
+  readonly #followers = new Sleepers();
+  readonly #pages: PastPages;
+  readonly #reading: Reading;
   #running: Promise<void> | undefined;
   /** Since when something is known to be there that was not read. */
   #wokenAtMs: number | undefined;
@@ -78,6 +84,8 @@ export class Feed {
     this.#options = options;
     this.#ring = this.#emptyRing();
     this.#metrics = new FeedMetrics(options.registry ?? new Registry(), this);
+    this.#pages = new PastPages(source, () => this.#metrics.caughtUp());
+    this.#reading = this.#openForReading();
   }
 
   /** The newest revision that followers can see. */
@@ -100,7 +108,8 @@ export class Feed {
   /** Ends every follower with SERVER_DRAINING. */
   async stop(): Promise<void> {
     this.#stopping.abort();
-    this.#grown.resolve();
+    this.#wake();
+    this.#pages.forget();
     this.#appended.resolve();
     await this.#running;
   }
@@ -109,66 +118,83 @@ export class Feed {
   async reached(revision: bigint, signal: AbortSignal): Promise<void> {
     while (this.#head < revision) {
       if (this.#stopping.signal.aborted) throw draining();
-      await settled(this.#grown.promise, signal);
+      const sleeper = this.#arrivals.join(signal);
+      await sleeper.sleep();
+      sleeper.leave();
       signal.throwIfAborted();
     }
   }
 
+  /** What is in the log from a place on, for one reader that asks for it. */
   async *follow(options: FollowOptions): AsyncGenerator<FeedItem, void> {
-    const progressIntervalMs = options.progressIntervalMs ?? 30_000;
-    const bounds = await this.#source.bounds();
-    let position = this.#begin(options.after, bounds);
-    yield {
-      kind: "opened",
-      cursor: this.#cursor(position),
-      head: bounds.head,
-      oldest: bounds.oldest,
-      progressIntervalMs,
-    };
-    const wait = new Waiter(options.signal);
-    const follower = this.#metrics.enter(options.follower ?? "other", position, options.signal);
+    const { opened, follower } = await this.#open(options);
     try {
-      let told = performance.now();
-      while (!options.signal.aborted) {
-        if (this.#stopping.signal.aborted) throw draining();
-        if (position < this.#head) {
-          const { events, upTo } = await this.#next(position);
-          position = upTo;
-          follower.position = upTo;
-          const selected = options.select === undefined ? events : options.select(events);
-          if (selected.length > 0) {
-            follower.delivered(selected.length);
-            yield { kind: "events", events: selected, cursor: this.#cursor(position) };
-            told = performance.now();
-          }
-          if (performance.now() - told < progressIntervalMs) continue;
-        }
-        const leftMs = told + progressIntervalMs - performance.now();
-        if (leftMs > 0 && (await wait.until(this.#grown.promise, leftMs)) !== "late") continue;
-        yield { kind: "progress", cursor: this.#cursor(position) };
-        told = performance.now();
+      yield opened;
+      for (let step = follower.next(); step !== undefined; step = follower.next()) {
+        if (step instanceof Promise) await step;
+        else yield step;
       }
     } finally {
-      wait.end();
       follower.leave();
     }
   }
 
-  /** Some next events, from memory where they are still there, and the revision that they reach up to. */
-  async #next(position: bigint): Promise<{ events: readonly Event[]; upTo: bigint }> {
-    if (position >= this.#ring.start) {
-      const events = this.#ring.readAfter(position, eventsABatch);
-      return { events, upTo: events.at(-1)?.revision ?? this.#head };
+  /**
+   * The same, handed on as it comes; resolves when the signal aborts. Where `take` returns a promise, nothing more is handed on before it resolves. For
+   * thousands of readers that mostly wait: what asking for each item leaves in memory, times their number, costs more than telling them of it.
+   */
+  async pump(options: FollowOptions, take: (item: FeedItem) => Promise<void> | undefined): Promise<void> {
+    const { opened, follower } = await this.#open(options);
+    try {
+      await take(opened);
+      for (let step = follower.next(); step !== undefined; step = follower.next()) {
+        const wait = step instanceof Promise ? step : take(step);
+        if (wait !== undefined) await wait;
+      }
+    } finally {
+      follower.leave();
     }
+  }
+
+  async #open({ after, select, follower = "other", progressIntervalMs = 30_000, signal }: FollowOptions) {
+    const { head, oldest } = await this.#source.bounds();
+    const position = this.#begin(after, { head, oldest });
+    const opened = { kind: "opened" as const, cursor: this.#cursor(position), head, oldest, progressIntervalMs };
+    const sleeper = this.#followers.join(signal);
+    const place = this.#metrics.enter(follower, position, signal);
+    const reading = this.#reading;
+    return { opened, follower: new Follower({ reading, place, select, progressIntervalMs, sleeper, signal }) };
+  }
+
+  #readRecent(position: bigint): Stretch | undefined {
+    if (position < this.#ring.start) return undefined;
+    const events = this.#ring.readAfter(position, eventsABatch);
+    return { events, upTo: events.at(-1)?.revision ?? this.#head };
+  }
+
+  async #readPast(position: bigint): Promise<Stretch> {
     // What comes to be seen while we read may not be in what was read.
     const head = this.#head;
-    this.#metrics.caughtUp();
-    const read = await this.#source.readAfter(position, eventsARead);
-    const events = read.filter(({ revision }) => revision <= head);
+    const { events: read, oldest } = await this.#pages.after(position);
     // What was read may have been thinned out meanwhile: then the reader has fallen out of what is kept.
-    const { oldest } = await this.#source.bounds();
     if (position < oldest) throw compacted(position, oldest, this.#head);
+    const events = read.filter(({ revision }) => revision <= head);
     return { events, upTo: lastOfDense(position, events) };
+  }
+
+  #openForReading(): Reading {
+    const headOf = () => this.#head;
+    return {
+      get head() {
+        return headOf();
+      },
+      throwIfStopped: () => {
+        if (this.#stopping.signal.aborted) throw draining();
+      },
+      readRecent: (position) => this.#readRecent(position),
+      readPast: (position) => this.#readPast(position),
+      cursorOf: (revision) => this.#cursor(revision),
+    };
   }
 
   #begin(after: Cursor | undefined, bounds: { head: bigint; oldest: bigint }): bigint {
@@ -235,11 +261,15 @@ export class Feed {
     const last = lastOfDense(this.#head, events);
     this.#ring.push(events);
     this.#head = last;
-    const grown = this.#grown;
-    this.#grown = Promise.withResolvers();
-    grown.resolve();
+    this.#wake();
     this.#metrics.appended(events, performance.now() - wokenAtMs);
     return true;
+  }
+
+  /** Calls that wait for what they have written come before those who only look on. */
+  #wake(): void {
+    this.#arrivals.wake();
+    this.#followers.wake();
   }
 
   #emptyRing(): Ring {
@@ -258,40 +288,6 @@ function lastOfDense(after: bigint, events: readonly Event[]): bigint {
   }
   if (last === after) throw new Error(`the event log has a gap: nothing follows ${after}`);
   return last;
-}
-
-/** Waits for one of three things, with one abort listener for its whole life: one for each wait would leak. */
-class Waiter {
-  readonly #signal: AbortSignal;
-  readonly #aborted = Promise.withResolvers<"aborted">();
-  readonly #onAbort = () => this.#aborted.resolve("aborted");
-
-  constructor(signal: AbortSignal) {
-    this.#signal = signal;
-    signal.addEventListener("abort", this.#onAbort, { once: true });
-    if (signal.aborted) this.#onAbort();
-  }
-
-  async until(grown: Promise<void>, ms: number): Promise<"grown" | "aborted" | "late"> {
-    let timer: NodeJS.Timeout | undefined;
-    const late = new Promise<"late">((resolve) => {
-      timer = setTimeout(resolve, ms, "late");
-      timer.unref();
-    });
-    const outcome = await Promise.race([grown.then(() => "grown" as const), this.#aborted.promise, late]);
-    clearTimeout(timer);
-    return outcome;
-  }
-
-  end(): void {
-    this.#signal.removeEventListener("abort", this.#onAbort);
-  }
-}
-
-async function settled(promise: Promise<void>, signal: AbortSignal): Promise<void> {
-  const waiter = new Waiter(signal);
-  await waiter.until(promise, 2_147_483_647);
-  waiter.end();
 }
 
 function compacted(requested: bigint, oldest: bigint, head: bigint): AppError {

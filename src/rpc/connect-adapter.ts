@@ -1,6 +1,6 @@
 import { constants } from "node:http2";
 import type { DescMethodBiDiStreaming, DescMethodServerStreaming, DescMethodUnary, Message } from "@bufbuild/protobuf";
-import { createRegistry, type Registry } from "@bufbuild/protobuf";
+import { createRegistry, type JsonWriteOptions, type Registry, toJsonString } from "@bufbuild/protobuf";
 import {
   Code,
   ConnectError,
@@ -19,14 +19,14 @@ import {
 } from "@connectrpc/connect-node";
 import type { Logger } from "pino";
 import type { Call, Method, Protocol } from "./call.ts";
+import { ConnectStream } from "./connect-stream.ts";
 import type { Cors } from "./cors.ts";
 import { detailFiles } from "./detail-types.ts";
 import { clientGone, RpcError } from "./errors.ts";
 import { failureOfReading, translateInPlace } from "./framework-errors.ts";
-import { type AnyResponse, Shared } from "./handler.ts";
+import { type AnyResponse, binaryCodec, type Codec, Shared } from "./handler.ts";
 import { Http1Age } from "./http1-age.ts";
 import { bodyOf } from "./http1-body.ts";
-import { unwrapShared } from "./interruptible-stream.ts";
 import type { Limits } from "./limits.ts";
 import { methodUnknown } from "./malformed.ts";
 import { type HttpHandler, type HttpRequest, type HttpResponse, pathOf } from "./pages.ts";
@@ -51,6 +51,7 @@ export class ConnectAdapter {
   readonly #cors: Cors;
   readonly #log: Logger;
   readonly #age: Http1Age;
+  readonly #jsonCodec: Codec;
   readonly #routes = new Map<string, Route>();
   #isClosing = false;
 
@@ -61,11 +62,13 @@ export class ConnectAdapter {
     this.#cors = cors;
     this.#log = log;
     this.#age = new Http1Age(limits.connectionAgeMs);
+    const jsonOptions = { ignoreUnknownFields: false, registry: typesOf(pipeline) };
+    this.#jsonCodec = jsonCodec(jsonOptions);
     const router = createConnectRouter({
       acceptCompression: [compressionGzip, compressionBrotli],
       readMaxBytes: limits.messageBytes,
       writeMaxBytes: limits.messageBytes,
-      jsonOptions: { ignoreUnknownFields: false, registry: typesOf(pipeline) },
+      jsonOptions,
       requestGate: (context) => this.#admit(context),
     });
     for (const method of pipeline.methods.values()) this.#register(router, method);
@@ -204,9 +207,14 @@ export class ConnectAdapter {
     const { call, response } = exchangeOf(context);
     call.signal.addEventListener("abort", () => cutUnread(call, response, this.#limits.lastWordsMs), { once: true });
     const read = Symbol.asyncIterator in input ? this.#requests(call, input) : input;
-    return unwrapShared(this.#pipeline.stream(call, read), {
-      beforeFirst: () => copyHeaders(call, context),
-      atEnd: () => copyTrailers(call, context),
+    return new ConnectStream({
+      messages: this.#pipeline.stream(call, read),
+      response: "stream" in response ? response.stream : response,
+      signal: call.signal,
+      codec: call.arrival.headers["content-type"]?.includes("json") === true ? this.#jsonCodec : binaryCodec,
+      largestFrame: compresses(context) ? worthCompressing : this.#limits.messageBytes,
+      onBegin: () => copyHeaders(call, context),
+      onEnd: () => copyTrailers(call, context),
     });
   }
 }
@@ -236,6 +244,19 @@ function exchangeOf(context: HandlerContext): Exchange {
 function typesOf({ services }: Pipeline): Registry {
   return createRegistry(...detailFiles, ...services.map(({ desc }) => desc.file));
 }
+
+function jsonCodec(options: Partial<JsonWriteOptions>): Codec {
+  const encode: Codec["encode"] = (schema, message) => Buffer.from(toJsonString(schema, message, options));
+  return { name: "json", encode };
+}
+
+/** Whether connect-es compresses what it sends: client and server have a compression in common. */
+function compresses({ responseHeader }: HandlerContext): boolean {
+  return responseHeader.has("grpc-encoding") || responseHeader.has("connect-content-encoding");
+}
+
+// Below this a delivery costs more by compressing it for each watcher than by sending it as it is.
+const worthCompressing = 16 * 1024;
 
 function protocolOf(contentType: string | undefined): Protocol {
   if (contentType?.startsWith("application/grpc") !== true) return "connect";

@@ -1,3 +1,4 @@
+import { create } from "@bufbuild/protobuf";
 import { GetResponseSchema } from "../../gen/steward/v1/service_registry_pb.ts";
 import { may, type Principal } from "../domain/principal.ts";
 import type { Service } from "../domain/service.ts";
@@ -20,8 +21,9 @@ export class GetAnswers {
     const made = environment ? this.#withEnvironment : this.#bare;
     const known = made.get(service);
     if (known?.revision === revision) return known.answer;
-    const message = known?.answer.message.service ?? serviceToProto(service, { environment });
-    const answer = new Shared(GetResponseSchema, { service: message, revision });
+    const shown = known?.answer.message.service ?? serviceToProto(service, { environment });
+    const message = create(GetResponseSchema, { service: shown, revision });
+    const answer = new Shared(GetResponseSchema, () => message);
     made.set(service, { revision, answer });
     return answer;
   }

@@ -1,5 +1,5 @@
 import { create, type DescMessage, fromBinary, type Message, toBinary } from "@bufbuild/protobuf";
-import { Shared, type StreamItem } from "./handler.ts";
+import { binaryCodec, envelopeBytes, framed, Shared, type StreamItem } from "./handler.ts";
 import { malformedBody, requestTooLarge, responseTooLarge } from "./malformed.ts";
 
 /** Reads a request. Throws REQUEST_TOO_LARGE, MALFORMED_REQUEST. */
@@ -12,10 +12,17 @@ export function decodeRequest(schema: DescMessage, bytes: Uint8Array, limitBytes
   }
 }
 
-/** Writes a response; a shared one is encoded once for all its streams. Throws an error for the caller when it is over the limit. */
-export function encodeResponse(schema: DescMessage, item: StreamItem, limitBytes: number): Buffer {
+/** Writes a response. Throws an error for the caller when it is over the limit. */
+export function encodeResponse(schema: DescMessage, response: StreamItem, limitBytes: number): Buffer {
   // `create` returns a message as it is and completes what is only the shape of one.
-  const bytes = item instanceof Shared ? item.binary : toBinary(schema, create(schema, item));
+  const bytes = response instanceof Shared ? response.binary : toBinary(schema, create(schema, response));
   if (bytes.byteLength > limitBytes) throw responseTooLarge(limitBytes);
   return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+}
+
+/** Writes a message of a stream as it is sent; a shared one is encoded once for all its streams. Throws as `encodeResponse` does. */
+export function encodeFrame(schema: DescMessage, item: StreamItem, limitBytes: number): Buffer {
+  const frame = item instanceof Shared ? item.frame(binaryCodec) : framed(toBinary(schema, create(schema, item)));
+  if (frame.length > envelopeBytes + limitBytes) throw responseTooLarge(limitBytes);
+  return frame;
 }

@@ -5,10 +5,11 @@ import type {
   DescMethodServerStreaming,
   DescMethodUnary,
   DescService,
+  Message,
   MessageInitShape,
   MessageShape,
 } from "@bufbuild/protobuf";
-import { create, isMessage, toBinary } from "@bufbuild/protobuf";
+import { create, toBinary } from "@bufbuild/protobuf";
 import type { Principal } from "../domain/principal.ts";
 
 /** What a handler knows of its call, the same on every listener and in every protocol. The request has passed its protovalidate rules. */
@@ -57,28 +58,76 @@ export type UnaryHandler<I extends DescMessage, O extends DescMessage> = (
 export type ServerStreamingHandler<I extends DescMessage, O extends DescMessage> = (
   request: MessageShape<I>,
   context: CallContext,
-) => AsyncIterable<MessageInitShape<O> | Shared<O>>;
+) => AsyncIterable<MessageInitShape<O> | Shared<O>> | Pump<Shared<O>>;
+
+/** Hands messages on as they come, instead of being asked for each; resolves at the end of the stream. Ends soon after its call's signal aborts. */
+export type Pump<T> = (take: Take<T>) => Promise<void>;
+
+/** Takes one of them. If it returns a promise, there is no room for the next one before that resolves. */
+export type Take<T> = (item: T) => Promise<void> | undefined;
+
+/** Hands on several. */
+export function takeAll<T>(items: readonly T[], take: Take<T>, first = 0): Promise<void> | undefined {
+  for (const [index, item] of items.entries()) {
+    const room = index < first ? undefined : take(item);
+    if (room !== undefined) return room.then(() => takeAll(items, take, index + 1));
+  }
+  return undefined;
+}
 
 export type BidiStreamingHandler<I extends DescMessage, O extends DescMessage> = (
   requests: AsyncIterable<MessageShape<I>>,
   context: CallContext,
 ) => AsyncIterable<MessageInitShape<O>>;
 
-/** One message for many calls: it is encoded once, however many clients get it. The message must not change afterwards. */
+/**
+ * One message for many calls: it is encoded once for each codec, however many clients get it. Only what is sent is kept of it, for as long as
+ * somebody may need it; the message itself is made anew for the few who want to see it.
+ */
 export class Shared<O extends DescMessage> {
-  readonly message: MessageShape<O>;
   readonly #schema: O;
-  #binary: Uint8Array | undefined;
+  readonly #make: () => MessageInitShape<O>;
+  readonly #encode: () => Uint8Array;
+  readonly #frames: Partial<Record<Codec["name"], Buffer>> = {};
 
-  constructor(schema: O, message: MessageInitShape<O>) {
+  /** `make` always returns the same; `encode` does so faster than by making it, where there is a way. */
+  constructor(schema: O, make: () => MessageInitShape<O>, encode?: () => Uint8Array) {
     this.#schema = schema;
-    this.message = isMessage(message, schema) ? message : create(schema, message);
+    this.#make = make;
+    this.#encode = encode ?? (() => toBinary(schema, this.message));
+  }
+
+  get message(): MessageShape<O> {
+    return create(this.#schema, this.#make());
   }
 
   get binary(): Uint8Array {
-    this.#binary ??= toBinary(this.#schema, this.message);
-    return this.#binary;
+    return this.frame(binaryCodec).subarray(envelopeBytes);
   }
+
+  /** As all protocols put it into a stream. */
+  frame({ name, encode }: Codec): Buffer {
+    this.#frames[name] ??= framed(name === "binary" ? this.#encode() : encode(this.#schema, this.message));
+    return this.#frames[name];
+  }
+}
+
+/** A way to write messages. Those of one name write the same. */
+export interface Codec {
+  readonly name: "binary" | "json";
+  readonly encode: (schema: DescMessage, message: Message) => Uint8Array;
+}
+
+export const binaryCodec: Codec = { name: "binary", encode: (schema, message) => toBinary(schema, message) };
+
+export const envelopeBytes = 5;
+
+/** A message as it is in a stream: not compressed, its length, its bytes. */
+export function framed(bytes: Uint8Array): Buffer {
+  const frame = Buffer.alloc(envelopeBytes + bytes.length);
+  frame.writeUInt32BE(bytes.length, 1);
+  frame.set(bytes, envelopeBytes);
+  return frame;
 }
 
 /** A response of some method, and what handlers answer with and streams yield: a message, or one that is shared. */

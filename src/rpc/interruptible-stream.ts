@@ -1,115 +1,77 @@
 import type { Call } from "./call.ts";
 import { within } from "./current-call.ts";
 import { clientGone, type RpcError } from "./errors.ts";
-import { type AnyResponse, Shared, type StreamItem } from "./handler.ts";
+import type { Pump, StreamItem, Take } from "./handler.ts";
 
 /**
- * The messages of a streaming handler, as its listener pulls them. When the call is interrupted the pending pull rejects at once, even if
- * the handler is deaf to its signal; the handler is then asked to return.
+ * The messages of a streaming handler, handed on to its listener. When the call is interrupted that ends at once, even if the handler is deaf to
+ * its signal; a generator is then asked to return.
  */
-export class InterruptibleStream implements AsyncIterableIterator<StreamItem, undefined> {
+export class InterruptibleStream {
   readonly #call: Call;
   readonly #fail: (error: unknown) => RpcError;
-  readonly #open: () => AsyncIterable<StreamItem>;
-  #messages: AsyncIterator<StreamItem> | undefined;
+  readonly #open: () => AsyncIterable<StreamItem> | Pump<StreamItem>;
+  #iterator: AsyncIterator<StreamItem> | undefined;
   #reject: ((error: RpcError) => void) | undefined;
   #interrupted: RpcError | undefined;
-  #isOver = false;
 
-  constructor(call: Call, fail: (error: unknown) => RpcError, open: () => AsyncIterable<StreamItem>) {
+  constructor(
+    call: Call,
+    fail: (error: unknown) => RpcError,
+    open: () => AsyncIterable<StreamItem> | Pump<StreamItem>,
+  ) {
     this.#call = call;
     this.#fail = fail;
     this.#open = open;
     call.whenInterrupted((error) => this.#interrupt(error));
   }
 
-  [Symbol.asyncIterator](): this {
-    return this;
-  }
-
-  next(): Promise<IteratorResult<StreamItem, undefined>> {
+  /** Resolves at the end of the stream; rejects with RpcError only. To be called once. */
+  pump(take: Take<StreamItem>): Promise<void> {
     return new Promise((resolve, reject) => {
-      const rejectWith = (error: unknown) => {
-        this.#reject = undefined;
-        reject(this.#close(error));
-      };
-      if (this.#interrupted !== undefined) return rejectWith(this.#interrupted);
-      if (this.#isOver) return resolve(over);
-      this.#reject = rejectWith;
-      try {
-        within(this.#call, () => this.#iterator().next()).then((result) => resolve(this.#received(result)), rejectWith);
-      } catch (error) {
-        rejectWith(error);
-      }
+      this.#reject = (error) => reject(this.#fail(error));
+      this.#run((item) => this.#handOn(item, take)).then(resolve, (error: unknown) => reject(this.#fail(error)));
     });
   }
 
-  async return(): Promise<IteratorResult<StreamItem, undefined>> {
-    this.#isOver = true;
-    await this.#messages?.return?.();
-    return over;
+  /** Nobody wants the rest. */
+  stop(): void {
+    // The generator may be parked where nobody will resume it; its failure to return has no reader any more.
+    this.#iterator?.return?.().then(undefined, () => undefined);
   }
 
-  #iterator(): AsyncIterator<StreamItem> {
-    if (this.#call.hasEnded) throw clientGone(this.#call.callId);
-    this.#messages ??= this.#open()[Symbol.asyncIterator]();
-    return this.#messages;
-  }
-
-  #received(result: IteratorResult<StreamItem>): IteratorResult<StreamItem, undefined> {
-    this.#reject = undefined;
-    if (result.done === true) {
-      this.#isOver = true;
-      return over;
+  async #run(take: Take<StreamItem>): Promise<void> {
+    this.#throwIfOver();
+    const messages = within(this.#call, this.#open);
+    if (typeof messages === "function") return await within(this.#call, () => messages(take));
+    const iterator = messages[Symbol.asyncIterator]();
+    this.#iterator = iterator;
+    try {
+      const next = () => within(this.#call, () => iterator.next());
+      for (let result = await next(); result.done !== true; result = await next()) {
+        const room = take(result.value);
+        if (room !== undefined) await room;
+      }
+    } catch (error) {
+      this.stop();
+      throw error;
     }
+  }
+
+  #handOn(item: StreamItem, take: Take<StreamItem>): Promise<void> | undefined {
+    this.#throwIfOver();
     this.#call.target.metrics.sent();
-    return result;
+    return take(item);
+  }
+
+  #throwIfOver(): void {
+    if (this.#interrupted !== undefined) throw this.#interrupted;
+    if (this.#call.hasEnded) throw clientGone(this.#call.callId);
   }
 
   #interrupt(error: RpcError): void {
     this.#interrupted = error;
     this.#reject?.(error);
-    // The generator may be parked at a yield that nobody will resume; its failure to return has no reader any more.
-    this.#messages?.return?.().then(undefined, () => undefined);
+    this.stop();
   }
-
-  #close(error: unknown): RpcError {
-    this.#isOver = true;
-    return this.#fail(error);
-  }
-}
-
-const over: IteratorReturnResult<undefined> = { done: true, value: undefined };
-
-/** The plain messages of a stream, for a listener that encodes each itself. It hears of the first message, and of the end, good or bad. */
-export function unwrapShared(
-  stream: InterruptibleStream,
-  { beforeFirst, atEnd }: { readonly beforeFirst: () => void; readonly atEnd: () => void },
-): AsyncIterableIterator<AnyResponse> {
-  let isFirst = true;
-  const hear = (isEnd: boolean) => {
-    if (isFirst) beforeFirst();
-    isFirst = false;
-    if (isEnd) atEnd();
-  };
-  const unwrap = (result: IteratorResult<StreamItem, undefined>): IteratorResult<AnyResponse, undefined> => {
-    hear(result.done === true);
-    if (result.done === true) return result;
-    const item = result.value;
-    return { done: false, value: item instanceof Shared ? item.message : item };
-  };
-  const failed = (error: unknown): never => {
-    hear(true);
-    throw error;
-  };
-  return {
-    next: () => stream.next().then(unwrap, failed),
-    return: async () => {
-      await stream.return();
-      return over;
-    },
-    [Symbol.asyncIterator]() {
-      return this;
-    },
-  };
 }

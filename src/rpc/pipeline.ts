@@ -10,7 +10,7 @@ import { within } from "./current-call.ts";
 import { connectTimeoutMs, grpcTimeoutMs } from "./deadline.ts";
 import { clientGone, isBug, RpcError, reasonOf, rpcError } from "./errors.ts";
 import { anybody, type Gate } from "./gate.ts";
-import type { ServedService, StreamItem } from "./handler.ts";
+import type { Pump, ServedService, StreamItem } from "./handler.ts";
 import { InterruptibleStream } from "./interruptible-stream.ts";
 import type { Limits } from "./limits.ts";
 import type { Metrics } from "./metrics.ts";
@@ -108,7 +108,7 @@ export class Pipeline {
     }
   }
 
-  /** Runs a handler of a stream, one request or many. Its iterator throws RpcError only, and at once when the call is interrupted. */
+  /** Runs a handler of a stream, one request or many. It fails with RpcError only, and at once when the call is interrupted. */
   stream(call: Call, input: Input): InterruptibleStream {
     return new InterruptibleStream(
       call,
@@ -202,11 +202,11 @@ export class Pipeline {
     return response;
   }
 
-  #runStream(call: Call, input: Input): AsyncIterable<StreamItem> {
+  #runStream(call: Call, input: Input): AsyncIterable<StreamItem> | Pump<StreamItem> {
     if (Symbol.asyncIterator in input) return this.#run(call, this.#checked(call, input)) as AsyncIterable<StreamItem>;
     this.#received(call, input);
     call.request = input;
-    return this.#run(call, input) as AsyncIterable<StreamItem>;
+    return this.#run(call, input) as AsyncIterable<StreamItem> | Pump<StreamItem>;
   }
 
   /** Which handler takes and returns what was settled by `serve`; the method's kind says which form it has. */

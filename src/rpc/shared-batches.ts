@@ -5,7 +5,7 @@ import type { Event } from "../domain/event.ts";
  * that the events of equal batches are the same objects; a message is forgotten with the first of them.
  */
 export class SharedBatches<Made extends object> {
-  readonly #made = new WeakMap<Event, Map<string, Made>>();
+  readonly #made = new WeakMap<Event, MadeBatch<Made>[]>();
 
   /** `view` tells apart who sees what: equal views of the same events up to the same cursor are equal messages. */
   of(
@@ -15,16 +15,22 @@ export class SharedBatches<Made extends object> {
   ): Made {
     const [first] = batch.events;
     if (first === undefined) return make();
-    const byView = this.#made.get(first) ?? new Map<string, Made>();
-    this.#made.set(first, byView);
-    const key = `${batch.cursor.revision} ${view}`;
-    const known = byView.get(key);
-    if (known !== undefined) return known;
+    const all = this.#made.get(first) ?? [];
+    this.#made.set(first, all);
+    const { revision } = batch.cursor;
+    const known = all.find((each) => each.view === view && each.revision === revision);
+    if (known !== undefined) return known.made;
     const made = make();
     // Slow watchers make batches that nobody else needs: what is kept stays small.
-    if (byView.size < largest) byView.set(key, made);
+    if (all.length < largest) all.push({ view, revision, made });
     return made;
   }
+}
+
+interface MadeBatch<Made> {
+  readonly view: string;
+  readonly revision: bigint;
+  readonly made: Made;
 }
 
 const largest = 16;

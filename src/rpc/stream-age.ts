@@ -13,19 +13,25 @@ export function jittered(timeMs: number): number {
  * over the servers again after a rollout. Its signal also aborts with the call.
  */
 export class StreamAge {
-  readonly signal: AbortSignal;
+  readonly #ending = new AbortController();
   #reached = false;
 
   constructor(call: AbortSignal, clock: Clock, ageMs = jittered(greatestAgeMs)) {
-    const old = new AbortController();
     const cancel = clock.after(ageMs, () => {
       this.#reached = true;
-      old.abort();
+      this.#ending.abort(endOfAge);
     });
     // With the call, not with the generator: one that is parked by a client that does not read is never resumed.
-    call.addEventListener("abort", cancel, { once: true });
-    if (call.aborted) cancel();
-    this.signal = AbortSignal.any([call, old.signal]);
+    const end = () => {
+      cancel();
+      this.#ending.abort(call.reason);
+    };
+    call.addEventListener("abort", end, { once: true });
+    if (call.aborted) end();
+  }
+
+  get signal(): AbortSignal {
+    return this.#ending.signal;
   }
 
   /** Throws unavailable with STREAM_MAX_AGE if that is why the stream ended. */
@@ -41,3 +47,6 @@ export class StreamAge {
     );
   }
 }
+
+// One for all: nobody sees it, and each would be made with a stack.
+const endOfAge = new Error("the stream has reached its greatest age");

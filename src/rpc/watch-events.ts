@@ -1,12 +1,20 @@
-import { type WatchEventsRequest, WatchEventsResponseSchema } from "../../gen/steward/v1/supervisor_pb.ts";
+import type { MessageInitShape } from "@bufbuild/protobuf";
+import { EventSchema } from "../../gen/steward/v1/event_pb.ts";
+import {
+  EventBatchSchema,
+  type WatchEventsRequest,
+  WatchEventsResponseSchema,
+} from "../../gen/steward/v1/supervisor_pb.ts";
 import type { Clock } from "../domain/clock.ts";
 import type { Cursor, Event } from "../domain/event.ts";
 import { eventFilter } from "../domain/filter.ts";
 import { may, type Principal } from "../domain/principal.ts";
+import type { FeedItem } from "../events/feed.ts";
 import { allowSome } from "./allow-some.ts";
 import { cursorToProto, eventToProto, eventTypesFromProto } from "./convert-event.ts";
 import { serviceFor } from "./convert-service.ts";
-import { type CallContext, Shared } from "./handler.ts";
+import { type BatchFields, EncodedOnce, encodedBatch } from "./encoded-once.ts";
+import { type CallContext, type Pump, Shared, takeAll } from "./handler.ts";
 import { batchParts, sizeOfService } from "./message-size.ts";
 import { SharedBatches } from "./shared-batches.ts";
 import { StreamAge } from "./stream-age.ts";
@@ -19,36 +27,52 @@ export class EventWatch {
   readonly #feed: EventFeed;
   readonly #clock: Clock;
   readonly #batches = new SharedBatches<readonly Response[]>();
+  readonly #encoded = new EncodedOnce<Event, typeof EventSchema>(EventSchema);
 
   constructor({ feed, clock }: { feed: EventFeed; clock: Clock }) {
     this.#feed = feed;
     this.#clock = clock;
   }
 
-  async *watch(request: WatchEventsRequest, context: CallContext): AsyncGenerator<Response, void> {
-    const view = eventView(request, context.principal);
-    const age = new StreamAge(context.signal, this.#clock);
-    const items = this.#feed.follow({
-      after: cursorFromProto(request.after),
-      select: (events) => events.filter(view.matches),
-      progressIntervalMs: progressIntervalOf(request.progressInterval),
-      follower: "watch_events",
-      signal: age.signal,
-    });
-    for await (const item of items) {
-      switch (item.kind) {
-        case "opened":
-          yield message(item.cursor, { case: "opened", value: openedToProto(item) });
-          break;
-        case "progress":
-          yield message(item.cursor, { case: "progress", value: {} });
-          break;
-        case "events":
-          yield* this.#batches.of(view.key, item, () => batches(item, view));
-          break;
-      }
+  watch(request: WatchEventsRequest, context: CallContext): Pump<Response> {
+    return async (take) => {
+      const view = eventView(request, context.principal);
+      const age = new StreamAge(context.signal, this.#clock);
+      const options = {
+        after: cursorFromProto(request.after),
+        select: (events: readonly Event[]) => events.filter(view.matches),
+        progressIntervalMs: progressIntervalOf(request.progressInterval),
+        follower: "watch_events",
+        signal: age.signal,
+      };
+      await this.#feed.pump(options, (item) => takeAll(this.#responses(item, view), take));
+      age.throwIfReached();
+    };
+  }
+
+  #responses(item: FeedItem, view: EventView): readonly Response[] {
+    switch (item.kind) {
+      case "opened":
+        return [message(item.cursor, () => ({ case: "opened", value: openedToProto(item) }))];
+      case "progress":
+        return [message(item.cursor, () => ({ case: "progress", value: {} }))];
+      case "events":
+        return this.#batches.of(view.key, item, () => this.#batch(item, view));
     }
-    age.throwIfReached();
+  }
+
+  #batch(item: FeedItem & { kind: "events" }, { principal, look }: EventView): Response[] {
+    const sizeOf = ({ after }: Event): number =>
+      512 + (principal === undefined || after === undefined ? 0 : sizeOfService(after));
+    const show = (event: Event) => eventToProto(event, afterOf(event, principal));
+    return batchParts(item.events, item.cursor, sizeOf).map(({ things, cursor }) => {
+      const encoded = () => things.map((event) => this.#encoded.of(event, look, () => show(event)));
+      return message(
+        cursor,
+        () => ({ case: "batch", value: { events: things.map(show) } }),
+        () => encodedBatch(fields, cursor, encoded()),
+      );
+    });
   }
 }
 
@@ -56,6 +80,8 @@ export class EventWatch {
 interface EventView {
   readonly key: string;
   readonly matches: (event: Event) => boolean;
+  /** Those with equal looks see the same of an event, if they see it. */
+  readonly look: string;
   /** Undefined: events are shown without the services as they were after them. */
   readonly principal: Principal | undefined;
 }
@@ -71,20 +97,9 @@ function eventView(request: WatchEventsRequest, principal: Principal): EventView
       (types.size === 0 || types.has(event.body.type)) &&
       may(principal, "read:events", event.service?.name) &&
       isAsked(event),
+    look: request.includeServices ? JSON.stringify(principal.scopes) : "",
     principal: request.includeServices ? principal : undefined,
   };
-}
-
-function batches(
-  item: { readonly cursor: Cursor; readonly events: readonly Event[] },
-  { principal }: EventView,
-): Response[] {
-  const sizeOf = ({ after }: Event): number =>
-    512 + (principal === undefined || after === undefined ? 0 : sizeOfService(after));
-  return batchParts(item.events, item.cursor, sizeOf).map(({ things, cursor }) => {
-    const shown = things.map((event) => eventToProto(event, afterOf(event, principal)));
-    return message(cursor, { case: "batch", value: { events: shown } });
-  });
 }
 
 function afterOf({ after, body }: Event, principal: Principal | undefined): ReturnType<typeof serviceFor> | undefined {
@@ -93,8 +108,15 @@ function afterOf({ after, body }: Event, principal: Principal | undefined): Retu
   return may(principal, "read:services", after.name) ? serviceFor(principal, after) : undefined;
 }
 
-type Payload = NonNullable<ConstructorParameters<typeof Shared<typeof WatchEventsResponseSchema>>[1]["message"]>;
+const fields: BatchFields = {
+  cursor: WatchEventsResponseSchema.field.cursor.number,
+  batch: WatchEventsResponseSchema.field.batch.number,
+  element: EventBatchSchema.field.events.number,
+};
 
-function message(cursor: Cursor, payload: Payload): Response {
-  return new Shared(WatchEventsResponseSchema, { cursor: cursorToProto(cursor), message: payload });
+type Payload = NonNullable<MessageInitShape<typeof WatchEventsResponseSchema>["message"]>;
+
+function message(cursor: Cursor, payload: () => Payload, encode?: () => Uint8Array): Response {
+  const make = () => ({ cursor: cursorToProto(cursor), message: payload() });
+  return new Shared(WatchEventsResponseSchema, make, encode);
 }

@@ -1,8 +1,9 @@
 import type { Duration } from "@bufbuild/protobuf/wkt";
 import type { Cursor as CursorMessage } from "../../gen/steward/v1/event_pb.ts";
-import type { Cursor, Event } from "../domain/event.ts";
-import type { FeedItem } from "../events/feed.ts";
+import type { Cursor } from "../domain/event.ts";
+import type { FeedItem, FollowOptions } from "../events/feed.ts";
 import { durationFromProto } from "./convert-time.ts";
+import type { Take } from "./handler.ts";
 import { jittered } from "./stream-age.ts";
 
 /** What watches need of the feed. */
@@ -10,14 +11,9 @@ export interface EventFeed {
   readonly head: bigint;
   /** Resolves once followers can see the revision. */
   reached(revision: bigint, signal: AbortSignal): Promise<void>;
-  follow(options: {
-    readonly after: Cursor | undefined;
-    readonly select?: (events: readonly Event[]) => readonly Event[];
-    readonly progressIntervalMs?: number;
-    /** Who follows, as the metrics name it. */
-    readonly follower?: string;
-    readonly signal: AbortSignal;
-  }): AsyncGenerator<FeedItem, void>;
+  follow(options: FollowOptions): AsyncGenerator<FeedItem, void>;
+  /** The same, handed on as it comes; where `take` returns a promise, nothing more before it resolves. */
+  pump(options: FollowOptions, take: Take<FeedItem>): Promise<void>;
 }
 
 export function cursorFromProto(cursor: CursorMessage | undefined): Cursor | undefined {

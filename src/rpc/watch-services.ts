@@ -1,5 +1,7 @@
-import type { MessageInitShape } from "@bufbuild/protobuf";
+import { create, type MessageInitShape } from "@bufbuild/protobuf";
 import {
+  ServiceBatchSchema,
+  ServiceChangeSchema,
   ServiceChangeType,
   type WatchServicesRequest,
   WatchServicesResponseSchema,
@@ -13,7 +15,8 @@ import type { FeedItem } from "../events/feed.ts";
 import { allowSome } from "./allow-some.ts";
 import { cursorToProto } from "./convert-event.ts";
 import { serviceFor } from "./convert-service.ts";
-import { type CallContext, Shared } from "./handler.ts";
+import { type BatchFields, EncodedOnce, encodedBatch } from "./encoded-once.ts";
+import { type CallContext, type Pump, Shared, type Take, takeAll } from "./handler.ts";
 import { batchParts, messageParts, sizeOfService } from "./message-size.ts";
 import { SharedBatches } from "./shared-batches.ts";
 import { type ShownChange, ShownServices } from "./shown-services.ts";
@@ -34,6 +37,7 @@ export class ServiceWatch {
   readonly #registry: SnapshotSource;
   readonly #clock: Clock;
   readonly #batches = new SharedBatches<readonly Response[]>();
+  readonly #encoded = new EncodedOnce<Service, typeof ServiceChangeSchema>(ServiceChangeSchema);
 
   constructor({ feed, registry, clock }: { feed: EventFeed; registry: SnapshotSource; clock: Clock }) {
     this.#feed = feed;
@@ -41,41 +45,66 @@ export class ServiceWatch {
     this.#clock = clock;
   }
 
-  async *watch(request: WatchServicesRequest, { principal, signal }: CallContext): AsyncGenerator<Response, void> {
-    allowSome(principal, "list:services");
-    const watcher = new Watcher(request, principal);
-    const age = new StreamAge(signal, this.#clock);
-    const items = this.#feed.follow({
-      after: watcher.after,
-      select: (events) => watcher.select(events),
-      progressIntervalMs: progressIntervalOf(request.progressInterval),
-      follower: "watch_services",
-      signal: age.signal,
-    });
-    for await (const item of items) {
-      if (item.kind === "events") yield* this.#batch(watcher, item);
-      else if (item.kind === "progress") yield message(watcher.bookmark(item.cursor), { case: "progress", value: {} });
-      else yield* this.#open(watcher, item);
+  watch(request: WatchServicesRequest, { principal, signal }: CallContext): Pump<Response> {
+    return async (take) => {
+      allowSome(principal, "list:services");
+      const watcher = new Watcher(request, principal);
+      const age = new StreamAge(signal, this.#clock);
+      const options = {
+        after: watcher.after,
+        select: (events: readonly Event[]) => watcher.select(events),
+        progressIntervalMs: progressIntervalOf(request.progressInterval),
+        follower: "watch_services",
+        signal: age.signal,
+      };
+      await this.#feed.pump(options, (item) => this.#tell(watcher, item, take));
+      age.throwIfReached();
+    };
+  }
+
+  #tell(watcher: Watcher, item: FeedItem, take: Take<Response>): Promise<void> | undefined {
+    switch (item.kind) {
+      case "opened":
+        return this.#open(watcher, item, take);
+      case "progress":
+        return take(message(watcher.bookmark(item.cursor), () => ({ case: "progress", value: {} })));
+      case "events":
+        return takeAll(this.#batch(watcher, item), take);
     }
-    age.throwIfReached();
   }
 
   /** The feed already stands when the snapshot is taken: what it brings of before the snapshot is skipped, so there is no gap and no duplicate. */
-  async *#open(watcher: Watcher, item: FeedItem & { kind: "opened" }): AsyncGenerator<Response, void> {
+  async #open(watcher: Watcher, item: FeedItem & { kind: "opened" }, take: Take<Response>): Promise<void> {
     const resumed = watcher.after !== undefined;
-    yield message(resumed ? item.cursor : undefined, { case: "opened", value: openedToProto(item) });
+    await take(message(resumed ? item.cursor : undefined, () => ({ case: "opened", value: openedToProto(item) })));
     if (resumed) return;
     const { services, revision } = await this.#registry.snapshot();
     const visible = services.filter(({ name }) => may(watcher.principal, "list:services", name));
-    for (const part of messageParts(watcher.snapshot(visible), sizeOf)) yield batchOf(undefined, part, watcher);
+    for (const part of messageParts(watcher.snapshot(visible), sizeOf))
+      await take(this.#message(undefined, part, watcher));
     watcher.snapshotRevision = revision;
-    yield message(watcher.bookmark(item.cursor), { case: "snapshotEnd", value: {} });
+    await take(message(watcher.bookmark(item.cursor), () => ({ case: "snapshotEnd", value: {} })));
   }
 
   #batch(watcher: Watcher, item: FeedItem & { kind: "events" }): readonly Response[] {
-    const make = () => messagesOf(watcher, item);
+    const make = () => {
+      const parts = batchParts(watcher.changes(item.events), item.cursor, sizeOf);
+      return parts.map(({ things, cursor }) => this.#message(cursor, things, watcher));
+    };
     // What a watcher with a filter is told depends on what it was told before: only the others see the same.
     return watcher.sharedKey === undefined ? make() : this.#batches.of(watcher.sharedKey, item, make);
+  }
+
+  #message(cursor: Cursor | undefined, changes: readonly ShownChange[], { principal, look }: Watcher): Response {
+    const show = ({ type, service }: ShownChange) =>
+      create(ServiceChangeSchema, { type: changeTypes[type], service: serviceFor(principal, service) });
+    const encoded = () =>
+      changes.map((change) => this.#encoded.of(change.service, `${change.type} ${look}`, () => show(change)));
+    return message(
+      cursor,
+      () => ({ case: "batch", value: { changes: changes.map(show) } }),
+      () => encodedBatch(fields, cursor, encoded()),
+    );
   }
 }
 
@@ -83,6 +112,8 @@ export class ServiceWatch {
 class Watcher {
   readonly principal: Principal;
   readonly after: Cursor | undefined;
+  /** Those with equal looks see the same of a service, if they see it. */
+  readonly look: string;
   /** Watchers with equal keys are told the same of the same events; undefined: this one is told what no other is. */
   readonly sharedKey: string | undefined;
   /** What happened up to here is in the snapshot. */
@@ -96,7 +127,8 @@ class Watcher {
     this.after = cursor?.revision === 0n ? undefined : cursor;
     this.principal = principal;
     const isAll = request.filter === "";
-    this.sharedKey = isAll ? JSON.stringify(principal.scopes) : undefined;
+    this.look = JSON.stringify(principal.scopes);
+    this.sharedKey = isAll ? this.look : undefined;
     const matches = isAll ? undefined : serviceFilter(request.filter);
     this.#shown = new ShownServices(matches, { resumed: this.after !== undefined });
   }
@@ -129,27 +161,21 @@ class Watcher {
   }
 }
 
-function messagesOf(watcher: Watcher, { events, cursor }: FeedItem & { kind: "events" }): Response[] {
-  return batchParts(watcher.changes(events), cursor, sizeOf).map((part) => batchOf(part.cursor, part.things, watcher));
-}
-
-function batchOf(cursor: Cursor | undefined, changes: readonly ShownChange[], { principal }: Watcher): Response {
-  const shown = changes.map(({ type, service }) => ({
-    type: changeTypes[type],
-    service: serviceFor(principal, service),
-  }));
-  return message(cursor, { case: "batch", value: { changes: shown } });
-}
-
 function sizeOf({ service }: ShownChange): number {
   return sizeOfService(service);
 }
 
+const fields: BatchFields = {
+  cursor: WatchServicesResponseSchema.field.cursor.number,
+  batch: WatchServicesResponseSchema.field.batch.number,
+  element: ServiceBatchSchema.field.changes.number,
+};
+
 type Payload = NonNullable<MessageInitShape<typeof WatchServicesResponseSchema>["message"]>;
 
-function message(cursor: Cursor | undefined, payload: Payload): Response {
+function message(cursor: Cursor | undefined, payload: () => Payload, encode?: () => Uint8Array): Response {
   const bookmark = cursor === undefined ? undefined : cursorToProto(cursor);
-  return new Shared(WatchServicesResponseSchema, { cursor: bookmark, message: payload });
+  return new Shared(WatchServicesResponseSchema, () => ({ cursor: bookmark, message: payload() }), encode);
 }
 
 export const changeTypes: Readonly<Record<ShownChange["type"], ServiceChangeType>> = {

@@ -1,6 +1,7 @@
 import type pg from "pg";
 import type { Caller, Event } from "../domain/event.ts";
 import type { Service } from "../domain/service.ts";
+import { AskedTogether } from "./asked-together.ts";
 import { decodeEventBody, decodeService, type Json, type ServiceImage } from "./json.ts";
 import { query } from "./postgres.ts";
 
@@ -22,6 +23,10 @@ interface EventRow {
 /** Reading the log. */
 export class EventRows {
   readonly #pool: pg.Pool;
+  readonly #bounds = new AskedTogether(async () => {
+    const bounds = await this.#readBounds();
+    return () => bounds;
+  });
 
   constructor(pool: pg.Pool) {
     this.#pool = pool;
@@ -61,8 +66,12 @@ export class EventRows {
     return rows.map(decodeEvent);
   }
 
-  /** The newest revision, and the oldest one that a reader can resume after. */
-  async bounds(): Promise<{ head: bigint; oldest: bigint }> {
+  /** The newest revision, and the oldest one that a reader can resume after; asked once for all who begin to read now. */
+  bounds(): Promise<{ head: bigint; oldest: bigint }> {
+    return this.#bounds.ask(undefined);
+  }
+
+  async #readBounds(): Promise<{ head: bigint; oldest: bigint }> {
     const [row] = await query<{ head: bigint; compacted: bigint }>(
       this.#pool,
       "SELECT head, compacted FROM store",

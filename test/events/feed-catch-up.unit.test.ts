@@ -87,3 +87,54 @@ test("what is appended while a follower is catching up is not skipped", async ()
 
   await feed.stop();
 });
+
+test("a hundred followers that resume from places near each other share what is read of the log for them", async () => {
+  const log = new Log();
+  for (let revision = 1; revision <= 600; revision++) log.append();
+  const { feed } = await following(log);
+  const reads: bigint[] = [];
+  const read = log.readAfter.bind(log);
+  log.readAfter = (after, limit) => {
+    reads.push(after);
+    return read(after, limit);
+  };
+
+  const starts = Array.from({ length: 100 }, (_, index) => BigInt(index + 1));
+  const followed = await Promise.all(starts.map((revision) => eventsAfter(feed, revision, 600n)));
+
+  expect(followed.map((events) => events.length)).toEqual(starts.map((start) => 600 - Number(start)));
+  expect(reads).toEqual([0n, 256n, 512n]);
+  await feed.stop();
+});
+
+test("however many followers catch up from wherever, two reads run at a time, and each gets all", async () => {
+  const log = new Log();
+  for (let revision = 1; revision <= 3_000; revision++) log.append(1 + (revision % 2));
+  const { feed } = await following(log);
+  const read = log.readAfter.bind(log);
+  let [running, most] = [0, 0];
+  log.readAfter = async (after, limit) => {
+    most = Math.max(most, ++running);
+    const events = await read(after, limit);
+    await new Promise((resolve) => setImmediate(resolve));
+    running -= 1;
+    return events;
+  };
+
+  const starts = Array.from({ length: 30 }, (_, index) => BigInt(index * 100 + 50));
+  const followed = await Promise.all(starts.map((revision) => eventsAfter(feed, revision, log.head)));
+
+  const expected = starts.map((start) => placesOf(log.events.filter(({ revision }) => revision > start)));
+  expect(followed.map(placesOf)).toEqual(expected);
+  expect(most).toBe(2);
+  await feed.stop();
+});
+
+async function eventsAfter(feed: Feed, revision: bigint, upTo: bigint): Promise<Event[]> {
+  const events: Event[] = [];
+  for await (const item of feed.follow({ after: { storeUid, revision }, signal })) {
+    if (item.kind === "events") events.push(...item.events);
+    if (item.cursor.revision >= upTo) break;
+  }
+  return events;
+}

@@ -22,7 +22,7 @@ describe.each(transportNames)("over %s", (transport) => {
     await using rig = await startRig({
       async *watchServices() {
         for (let revision = 0; revision < 500; revision += 1) yield message(revision);
-        yield new Shared(WatchServicesResponseSchema, message(500));
+        yield new Shared(WatchServicesResponseSchema, () => message(500));
       },
     });
 
@@ -30,6 +30,45 @@ describe.each(transportNames)("over %s", (transport) => {
     for await (const response of registryClient(rig, transport).watchServices({})) received.push(revisionOf(response));
 
     expect(received).toEqual(Array.from({ length: 501 }, (_, index) => index));
+  });
+
+  test("messages that are shared and large, or not shared, keep their places among those that are written at once", async () => {
+    const shared = new Shared(WatchServicesResponseSchema, () => message(1));
+    const large = new Shared(WatchServicesResponseSchema, () => message(2, "x".repeat(100_000)));
+    await using rig = await startRig({
+      async *watchServices() {
+        for (let turn = 0; turn < 50; turn += 1) yield* [shared, shared, large, message(3), shared];
+        throw new AppError("unavailable", "SERVER_DRAINING", "that was all");
+      },
+    });
+
+    const received: number[] = [];
+    const error = await drainInto(registryClient(rig, transport).watchServices({}), received);
+
+    expect(received).toEqual(Array.from({ length: 50 }, () => [1, 1, 2, 3, 1]).flat());
+    expect(error).toMatchObject({ code: Code.Unavailable, rawMessage: "that was all" });
+  });
+
+  test("a stream of shared messages goes no faster than its client reads", async () => {
+    const large = new Shared(WatchServicesResponseSchema, () => message(1, "x".repeat(1_000_000)));
+    let sent = 0;
+    await using rig = await startRig({
+      async *watchServices() {
+        for (; sent < 500; sent += 1) yield large;
+      },
+      list: async () => ({ services: [], revision: BigInt(sent) }),
+    });
+    const client = registryClient(rig, transport);
+    const controller = new AbortController();
+    const stream = client.watchServices({}, { signal: controller.signal })[Symbol.asyncIterator]();
+    await stream.next();
+
+    const { revision } = await client.list({});
+    controller.abort();
+    await stream.next().catch(() => undefined);
+
+    expect(revision).toBeLessThan(100n);
+    await eventually(() => rig.calls[0]?.signal.aborted);
   });
 
   test("a failure in the middle arrives after the messages before it", async () => {
@@ -254,8 +293,8 @@ interface Parked {
 
 const filler = "x".repeat(1000);
 
-function message(revision: number) {
-  const cursor = { storeUid: filler, revision: BigInt(revision) };
+function message(revision: number, storeUid = filler) {
+  const cursor = { storeUid, revision: BigInt(revision) };
   return { cursor, message: { case: "progress" as const, value: {} } };
 }
 

@@ -1,14 +1,20 @@
-import { create, type MessageInitShape } from "@bufbuild/protobuf";
+import { create, fromBinary, type MessageInitShape } from "@bufbuild/protobuf";
 import { afterEach, beforeEach, expect, test } from "vitest";
 import { EventType } from "../../gen/steward/v1/event_pb.ts";
-import { WatchEventsRequestSchema, type WatchEventsResponse } from "../../gen/steward/v1/supervisor_pb.ts";
+import {
+  WatchEventsRequestSchema,
+  type WatchEventsResponse,
+  WatchEventsResponseSchema,
+} from "../../gen/steward/v1/supervisor_pb.ts";
 import { systemClock } from "../../src/domain/clock.ts";
-import type { EventBody } from "../../src/domain/event.ts";
+import type { Event, EventBody } from "../../src/domain/event.ts";
 import type { Feed } from "../../src/events/feed.ts";
+import { binaryCodec, envelopeBytes, type Shared } from "../../src/rpc/handler.ts";
 import { EventWatch } from "../../src/rpc/watch-events.ts";
 import { aService } from "./arbitrary.ts";
 import { aCall } from "./call-context.ts";
 import { MemoryLog, storeUid } from "./memory-log.ts";
+import { pumped } from "./pumped.ts";
 
 const created: EventBody = { type: "service_created" };
 const deleted: EventBody = { type: "service_deleted" };
@@ -105,7 +111,7 @@ test("watchers are sent the same message only if they may see the same", async (
   const eventWatch = new EventWatch({ feed, clock: systemClock });
   const request = create(WatchEventsRequestSchema, { includeServices: true });
   const watchers = [["*"], ["*"], ["read:events", "read:services"]].map((scopes) =>
-    eventWatch.watch(request, aCall(scopes)),
+    pumped(eventWatch.watch(request, aCall(scopes))),
   );
   await Promise.all(watchers.map((each) => each.next()));
   log.append([created, aService({ name: "web" })]);
@@ -117,6 +123,46 @@ test("watchers are sent the same message only if they may see the same", async (
   expect(one?.value).not.toBe(other?.value);
 });
 
+test("an event is converted and encoded once, in whatever batches it comes and whatever their watchers filter by", async () => {
+  const eventWatch = new EventWatch({ feed, clock: systemClock });
+  const requests = [{}, {}, { filter: "service : *" }, { types: [EventType.SERVICE_CREATED] }, { filter: "actor = *" }];
+  const watchers = requests.map((request) =>
+    pumped(eventWatch.watch(create(WatchEventsRequestSchema, request), aCall())),
+  );
+  const [late, ...others] = watchers;
+  await Promise.all(watchers.map((each) => each.next()));
+  const conversions: (() => number)[] = [];
+  const told = [];
+  for (const name of ["a", "b"]) {
+    const next = others.map((each) => each.next());
+    log.append([created, aService({ name })]);
+    conversions.push(countedReads(log.events.at(-1), "message"));
+    told.push(...(await Promise.all(next)));
+  }
+
+  const both = await late?.next();
+  const responses = [...told, both].flatMap((each) => each?.value ?? []);
+  const received = responses.map(decoded);
+  await Promise.all(watchers.map((each) => each.return(undefined)));
+
+  expect(conversions.map((count) => count())).toEqual([1, 1]);
+  expect(received.map(namesIn)).toEqual([...others.map(() => ["a"]), ...others.map(() => ["b"]), ["a", "b"]]);
+  expect(received).toEqual(responses.map(({ message }) => message));
+});
+
+/** Counts how often a property is read. */
+function countedReads(event: Event | undefined, property: keyof Event): () => number {
+  if (event === undefined) throw new Error("there is no event");
+  const value = event[property];
+  let count = 0;
+  const get = () => {
+    count += 1;
+    return value;
+  };
+  Object.defineProperty(event, property, { get, enumerable: false });
+  return () => count;
+}
+
 async function appended(body: EventBody, name: string): Promise<void> {
   await feed.reached(log.append([body, aService({ name })]), AbortSignal.timeout(5_000));
 }
@@ -125,11 +171,12 @@ async function* watch(
   request: MessageInitShape<typeof WatchEventsRequestSchema> = {},
   scopes?: string[],
 ): AsyncGenerator<WatchEventsResponse, void, undefined> {
-  const responses = new EventWatch({ feed, clock: systemClock }).watch(
-    create(WatchEventsRequestSchema, request),
-    aCall(scopes),
-  );
-  for await (const { message } of responses) yield message;
+  const eventWatch = new EventWatch({ feed, clock: systemClock });
+  const responses = pumped(eventWatch.watch(create(WatchEventsRequestSchema, request), aCall(scopes)));
+  for await (const response of responses) {
+    expect(decoded(response)).toEqual(response.message);
+    yield response.message;
+  }
 }
 
 async function take(
@@ -153,4 +200,9 @@ function namesIn(response: WatchEventsResponse | undefined): string[] {
 
 function intervalOf(response: WatchEventsResponse | undefined): number {
   return response?.message.case === "opened" ? Number(response.message.value.progressIntervalMs) : Number.NaN;
+}
+
+/** What a client gets. */
+function decoded(response: Shared<typeof WatchEventsResponseSchema>): WatchEventsResponse {
+  return fromBinary(WatchEventsResponseSchema, response.frame(binaryCodec).subarray(envelopeBytes));
 }

@@ -1,19 +1,22 @@
-import { create, type MessageInitShape } from "@bufbuild/protobuf";
+import { create, fromBinary, type MessageInitShape } from "@bufbuild/protobuf";
 import fc from "fast-check";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import {
   ServiceChangeType,
   WatchServicesRequestSchema,
   type WatchServicesResponse,
+  WatchServicesResponseSchema,
 } from "../../gen/steward/v1/service_registry_pb.ts";
 import { type Clock, systemClock } from "../../src/domain/clock.ts";
 import type { EventBody } from "../../src/domain/event.ts";
 import type { Service } from "../../src/domain/service.ts";
 import type { Feed } from "../../src/events/feed.ts";
+import { binaryCodec, envelopeBytes, type Shared } from "../../src/rpc/handler.ts";
 import { ServiceWatch } from "../../src/rpc/watch-services.ts";
 import { aService, aStatus } from "./arbitrary.ts";
 import { aCall } from "./call-context.ts";
 import { type Change, MemoryLog, storeUid } from "./memory-log.ts";
+import { pumped } from "./pumped.ts";
 
 const created: EventBody = { type: "service_created" };
 const updated: EventBody = { type: "service_updated", paths: ["spec.labels"], restarts: false };
@@ -313,7 +316,7 @@ test("watchers that see the same are sent the same message, made once", async ()
   const revision = await appended([created, aService({ name: "a" })]);
   const serviceWatch = new ServiceWatch({ feed, registry: log, clock: systemClock });
   const request = create(WatchServicesRequestSchema, { after: { storeUid, revision } });
-  const [one, other] = [serviceWatch.watch(request, aCall()), serviceWatch.watch(request, aCall())];
+  const [one, other] = [pumped(serviceWatch.watch(request, aCall())), pumped(serviceWatch.watch(request, aCall()))];
   await Promise.all([one.next(), other.next()]);
   log.append([updated, aService({ name: "a" })]);
 
@@ -326,7 +329,7 @@ test("watchers that see the same are sent the same message, made once", async ()
 test("of two watchers that see the same each is told what is gone, whichever of them was told first what there is", async () => {
   const serviceWatch = new ServiceWatch({ feed, registry: log, clock: systemClock });
   const request = create(WatchServicesRequestSchema, {});
-  const [one, other] = [serviceWatch.watch(request, aCall()), serviceWatch.watch(request, aCall())];
+  const [one, other] = [pumped(serviceWatch.watch(request, aCall())), pumped(serviceWatch.watch(request, aCall()))];
   for (const told of [one, other]) for (const _ of ["opened", "snapshotEnd"]) await told.next();
   log.append([created, aService({ name: "a" })]);
   for (const told of [one, other]) await told.next();
@@ -359,7 +362,10 @@ function watch(
 async function* messages(
   responses: ReturnType<ServiceWatch["watch"]>,
 ): AsyncGenerator<WatchServicesResponse, void, undefined> {
-  for await (const { message } of responses) yield message;
+  for await (const response of pumped(responses)) {
+    expect(decoded(response)).toEqual(response.message);
+    yield response.message;
+  }
 }
 
 /** The next messages; closes the watch unless told to keep it. */
@@ -404,4 +410,9 @@ function changesOf(responses: readonly WatchServicesResponse[]): string[] {
       ? message.value.changes.map(({ type, service }) => `${(word as Record<number, string>)[type]} ${service?.name}`)
       : [],
   );
+}
+
+/** What a client gets. */
+function decoded(response: Shared<typeof WatchServicesResponseSchema>): WatchServicesResponse {
+  return fromBinary(WatchServicesResponseSchema, response.frame(binaryCodec).subarray(envelopeBytes));
 }

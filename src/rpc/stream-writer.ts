@@ -1,7 +1,7 @@
 import type { Writable } from "node:stream";
 
 /** Writes to a call as fast as its client reads. Whoever waits for room is woken by the client, or by the end of the call. */
-export class GrpcWriter {
+export class StreamWriter {
   readonly #stream: Writable;
   readonly #signal: AbortSignal;
   #wake: (() => void) | undefined;
@@ -15,12 +15,14 @@ export class GrpcWriter {
     signal.addEventListener("abort", wake, { once: true });
   }
 
-  /** Resolves when there is room for more, or the call is over. */
-  async write(bytes: Buffer): Promise<void> {
-    if (this.#signal.aborted || this.#stream.write(bytes) || this.#signal.aborted) return;
-    const { promise, resolve } = Promise.withResolvers<void>();
-    this.#wake = resolve;
-    await promise;
-    this.#wake = undefined;
+  /** Returns at once if there is room for more, or the call is over; else a promise of that. */
+  write(bytes: Buffer): Promise<void> | undefined {
+    if (this.#signal.aborted || this.#stream.destroyed || this.#stream.write(bytes) || this.#signal.aborted) return;
+    return new Promise((resolve) => {
+      this.#wake = () => {
+        this.#wake = undefined;
+        resolve();
+      };
+    });
   }
 }

@@ -1,0 +1,99 @@
+import type { Writable } from "node:stream";
+import { type AnyResponse, type Codec, Shared, type StreamItem } from "./handler.ts";
+import type { InterruptibleStream } from "./interruptible-stream.ts";
+import { StreamWriter } from "./stream-writer.ts";
+
+export interface ConnectStreamOptions {
+  readonly messages: InterruptibleStream;
+  readonly response: Writable;
+  readonly signal: AbortSignal;
+  readonly codec: Codec;
+  /** Larger frames are left to connect-es, to compress or to refuse. */
+  readonly largestFrame: number;
+  /** Heard before the first message, and at the end, good or bad. */
+  readonly onBegin: () => void;
+  readonly onEnd: () => void;
+}
+
+/**
+ * The messages of a stream as connect-es pulls them. It sends the headers, the first message and the end; of what lies between it sees only what is
+ * encoded for this stream alone. Shared messages are written past it, because encoding and framing them for each of a thousand watchers costs five
+ * times as much as sending them.
+ */
+export class ConnectStream implements AsyncIterableIterator<AnyResponse, undefined> {
+  readonly #options: ConnectStreamOptions;
+  #writer: StreamWriter | undefined;
+  /** What connect-es waits for. Messages come only while it waits. */
+  #asked = Promise.withResolvers<IteratorResult<AnyResponse, undefined>>();
+  /** Lets the messages go on that wait for connect-es. */
+  #resume: (() => void) | undefined;
+  #hasStarted = false;
+  #hasBegun = false;
+
+  constructor(options: ConnectStreamOptions) {
+    this.#options = options;
+  }
+
+  [Symbol.asyncIterator](): this {
+    return this;
+  }
+
+  next(): Promise<IteratorResult<AnyResponse, undefined>> {
+    this.#asked = Promise.withResolvers();
+    if (this.#hasStarted) this.#resume?.();
+    else this.#start();
+    return this.#asked.promise;
+  }
+
+  async return(): Promise<IteratorResult<AnyResponse, undefined>> {
+    this.#options.messages.stop();
+    this.#resume?.();
+    return over;
+  }
+
+  #start(): void {
+    this.#hasStarted = true;
+    this.#options.messages
+      .pump((item) => this.#take(item))
+      .then(
+        () => {
+          this.#begin();
+          this.#options.onEnd();
+          this.#asked.resolve(over);
+        },
+        (error: unknown) => {
+          this.#begin();
+          this.#options.onEnd();
+          this.#asked.reject(error);
+        },
+      );
+  }
+
+  #take(item: StreamItem): Promise<void> | undefined {
+    const frame = this.#hasBegun ? this.#frameOf(item) : undefined;
+    if (frame !== undefined) return this.#write(frame);
+    this.#begin();
+    this.#asked.resolve({ done: false, value: item instanceof Shared ? item.message : item });
+    return new Promise((resolve) => (this.#resume = resolve));
+  }
+
+  #begin(): void {
+    if (!this.#hasBegun) this.#options.onBegin();
+    this.#hasBegun = true;
+  }
+
+  #frameOf(item: StreamItem): Buffer | undefined {
+    if (!(item instanceof Shared)) return undefined;
+    const { codec, largestFrame } = this.#options;
+    const frame = item.frame(codec);
+    return frame.length > largestFrame ? undefined : frame;
+  }
+
+  #write(frame: Buffer): Promise<void> | undefined {
+    const { response, signal } = this.#options;
+    this.#writer ??= new StreamWriter(response, signal);
+    return this.#writer.write(frame);
+  }
+}
+
+const over: IteratorReturnResult<undefined> = { done: true, value: undefined };
