@@ -16,7 +16,7 @@ test("an answer is encoded once for all who may see the same, while nothing chan
   const again = answers.of(principal("*"), service, 7n);
 
   expect(again).toBe(first);
-  expect(first.binary).toEqual(toBinary(GetResponseSchema, first.message));
+  expect(first.binary).toEqual(Buffer.from(toBinary(GetResponseSchema, first.message)));
   expect(first.message).toMatchObject({ revision: 7n, service: { name: "web" } });
 });
 
