@@ -16,6 +16,7 @@ import {
   secureContext,
   type TlsMaterial,
 } from "./listener.ts";
+import { OpenSockets } from "./open-sockets.ts";
 import type { HttpHandler } from "./pages.ts";
 import type { Pipeline } from "./pipeline.ts";
 
@@ -35,6 +36,7 @@ export class ConnectListener implements Listener {
   readonly #options: ConnectListenerOptions;
   readonly #adapter: ConnectAdapter;
   readonly #sessions: Http2Sessions;
+  readonly #sockets: OpenSockets;
   readonly #server: Http1Server | Http2SecureServer;
   #bound: BoundPort | undefined;
   #closed: Promise<void> | undefined;
@@ -43,6 +45,7 @@ export class ConnectListener implements Listener {
     this.#options = options;
     this.#adapter = new ConnectAdapter(options);
     this.#sessions = new Http2Sessions(options.limits);
+    this.#sockets = new OpenSockets(options.limits);
     this.#server = options.tls === undefined ? this.#cleartext() : this.#secure(options.tls);
     this.#server.maxConnections = options.limits.connections;
   }
@@ -68,9 +71,11 @@ export class ConnectListener implements Listener {
 
   async stop(withinMs = 0): Promise<void> {
     this.refuse();
+    // Now those go which are idle.
+    this.#server.close();
     await closedWithin(this.#closed, withinMs, () => {
       this.#sessions.destroyAll();
-      if ("closeAllConnections" in this.#server) this.#server.closeAllConnections();
+      this.#sockets.destroyAll();
     });
   }
 
@@ -80,7 +85,7 @@ export class ConnectListener implements Listener {
     const http2 = createHttp2(http2Options(limits), this.#adapter.handle);
     http2.on("session", (session) => this.#sessions.adopt(session));
     shareCleartextPort(http1, http2, limits.firstByteMs);
-    return http1;
+    return http1.on("connection", (socket) => this.#sockets.add(socket));
   }
 
   #secure(tls: TlsMaterial): Http2SecureServer {
@@ -97,7 +102,8 @@ export class ConnectListener implements Listener {
       },
       this.#adapter.handle,
     );
-    return server.on("session", (session) => this.#sessions.adopt(session));
+    server.on("session", (session) => this.#sessions.adopt(session));
+    return server.on("connection", (socket) => this.#sockets.add(socket));
   }
 }
 

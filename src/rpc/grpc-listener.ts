@@ -13,6 +13,7 @@ import {
   secureContext,
   type TlsMaterial,
 } from "./listener.ts";
+import { OpenSockets } from "./open-sockets.ts";
 import type { Pipeline } from "./pipeline.ts";
 
 export interface GrpcListenerOptions {
@@ -29,13 +30,14 @@ export class GrpcListener implements Listener {
   readonly #grpc: Server;
   readonly #connections: ConnectionInjector;
   readonly #server: NetServer | TlsServer;
-  readonly #sockets = new Set<Socket>();
+  readonly #sockets: OpenSockets;
   #bound: BoundPort | undefined;
   #closed: Promise<void> | undefined;
 
   constructor(options: GrpcListenerOptions) {
     const { pipeline, limits, tls } = options;
     this.#options = options;
+    this.#sockets = new OpenSockets(limits);
     this.#grpc = new Server(channelOptions(limits));
     new GrpcBridge(pipeline, limits).attach(this.#grpc);
     // The port is ours, so that its certificates can change and its connections are counted like the other listener's.
@@ -65,9 +67,7 @@ export class GrpcListener implements Listener {
 
   async stop(withinMs = 0): Promise<void> {
     this.refuse();
-    await closedWithin(this.#closed, withinMs, () => {
-      for (const socket of this.#sockets) socket.destroy();
-    });
+    await closedWithin(this.#closed, withinMs, () => this.#sockets.destroyAll());
     this.#grpc.forceShutdown();
   }
 
@@ -88,7 +88,6 @@ export class GrpcListener implements Listener {
 
   #serve(socket: Socket): void {
     this.#sockets.add(socket);
-    socket.once("close", () => this.#sockets.delete(socket));
     this.#connections.injectConnection(socket);
   }
 }

@@ -1,6 +1,6 @@
 import { once } from "node:events";
 import { chmod, rm } from "node:fs/promises";
-import type { Server } from "node:net";
+import { Server } from "node:net";
 
 /** Where to listen: a port, 0 for a free one. */
 export interface PortAddress {
@@ -68,10 +68,13 @@ export async function closedWithin(
   clearTimeout(timer);
 }
 
-/** Takes no more connections; resolves when the last is gone. */
+/**
+ * Takes no more connections; resolves when the last is gone. Those which are idle stay: one that is closed just as its client sends a request looks to
+ * that client like a failure of the request, where an answer would have told it to go elsewhere.
+ */
 export function closePort(server: Server): Promise<void> {
   if (!server.listening) return Promise.resolve();
-  return new Promise((resolve) => server.close(() => resolve()));
+  return new Promise((resolve) => Server.prototype.close.call(server, () => resolve()));
 }
 
 async function listenOnSocket(server: Server, { path }: SocketAddress): Promise<undefined> {

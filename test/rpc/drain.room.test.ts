@@ -120,6 +120,23 @@ describe.each(transportNames)("over %s", (transport) => {
     expect([...seen].sort()).toEqual(["OK", "Unavailable"]);
   });
 
+  test("a client that reads no further and never goes holds up nothing", async () => {
+    await using rig = await startRig(
+      {
+        async *watchServices(_request, { signal }) {
+          for (let revision = 1n; revision <= 5n; revision++) yield { cursor: { revision } };
+          await once(signal, "abort");
+        },
+      },
+      { drain: { noticeMs: 0, graceMs: 100 } },
+    );
+    const stream = registryClient(rig, transport).watchServices({})[Symbol.asyncIterator]();
+    await stream.next();
+    await stream.return?.();
+
+    await rig.server.stop();
+  });
+
   test("a deaf handler is answered for when the grace is over", async () => {
     await using rig = await startRig(
       { list: () => new Promise(() => undefined) },
