@@ -24,9 +24,11 @@ export class ConnectStream implements AsyncIterableIterator<AnyResponse, undefin
   readonly #options: ConnectStreamOptions;
   #writer: StreamWriter | undefined;
   /** What connect-es waits for. Messages come only while it waits. */
-  #asked = Promise.withResolvers<IteratorResult<AnyResponse, undefined>>();
+  #asked: Asked = Promise.withResolvers();
   /** Lets the messages go on that wait for connect-es. */
   #resume: (() => void) | undefined;
+  /** Tells connect-es how the stream ended, when it asks again. */
+  #settle: ((asked: Asked) => void) | undefined;
   #hasStarted = false;
   #hasBegun = false;
 
@@ -40,7 +42,8 @@ export class ConnectStream implements AsyncIterableIterator<AnyResponse, undefin
 
   next(): Promise<IteratorResult<AnyResponse, undefined>> {
     this.#asked = Promise.withResolvers();
-    if (this.#hasStarted) this.#resume?.();
+    if (this.#settle !== undefined) this.#settle(this.#asked);
+    else if (this.#hasStarted) this.#resume?.();
     else this.#start();
     return this.#asked.promise;
   }
@@ -56,17 +59,16 @@ export class ConnectStream implements AsyncIterableIterator<AnyResponse, undefin
     this.#options.messages
       .pump((item) => this.#take(item))
       .then(
-        () => {
-          this.#begin();
-          this.#options.onEnd();
-          this.#asked.resolve(over);
-        },
-        (error: unknown) => {
-          this.#begin();
-          this.#options.onEnd();
-          this.#asked.reject(error);
-        },
+        () => this.#finish(({ resolve }) => resolve(over)),
+        (error: unknown) => this.#finish(({ reject }) => reject(error)),
       );
+  }
+
+  #finish(settle: (asked: Asked) => void): void {
+    this.#begin();
+    this.#options.onEnd();
+    this.#settle = settle;
+    settle(this.#asked);
   }
 
   #take(item: StreamItem): Promise<void> | undefined {
@@ -95,5 +97,7 @@ export class ConnectStream implements AsyncIterableIterator<AnyResponse, undefin
     return this.#writer.write(frame);
   }
 }
+
+type Asked = PromiseWithResolvers<IteratorResult<AnyResponse, undefined>>;
 
 const over: IteratorReturnResult<undefined> = { done: true, value: undefined };
