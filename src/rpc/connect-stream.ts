@@ -1,12 +1,14 @@
 import type { Writable } from "node:stream";
 import { type AnyResponse, type Codec, Shared, type StreamItem } from "./handler.ts";
 import type { InterruptibleStream } from "./interruptible-stream.ts";
+import type { StallTimer } from "./stalled-watch.ts";
 import { StreamWriter } from "./stream-writer.ts";
 
 export interface ConnectStreamOptions {
   readonly messages: InterruptibleStream;
   readonly response: Writable;
   readonly signal: AbortSignal;
+  readonly stall: StallTimer | undefined;
   readonly codec: Codec;
   /** Larger frames are left to connect-es, to compress or to refuse. */
   readonly largestFrame: number;
@@ -65,6 +67,7 @@ export class ConnectStream implements AsyncIterableIterator<AnyResponse, undefin
   }
 
   #finish(settle: (asked: Asked) => void): void {
+    this.#options.stall?.stop();
     this.#begin();
     this.#options.onEnd();
     this.#settle = settle;
@@ -76,7 +79,14 @@ export class ConnectStream implements AsyncIterableIterator<AnyResponse, undefin
     if (frame !== undefined) return this.#write(frame);
     this.#begin();
     this.#asked.resolve({ done: false, value: item instanceof Shared ? item.message : item });
-    return new Promise((resolve) => (this.#resume = resolve));
+    // connect-es asks again when there is room for more.
+    this.#options.stall?.start();
+    return new Promise((resolve) => {
+      this.#resume = () => {
+        this.#options.stall?.stop();
+        resolve();
+      };
+    });
   }
 
   #begin(): void {
@@ -92,8 +102,8 @@ export class ConnectStream implements AsyncIterableIterator<AnyResponse, undefin
   }
 
   #write(frame: Buffer): Promise<void> | undefined {
-    const { response, signal } = this.#options;
-    this.#writer ??= new StreamWriter(response, signal);
+    const { response, signal, stall } = this.#options;
+    this.#writer ??= new StreamWriter(response, signal, stall);
     return this.#writer.write(frame);
   }
 }
