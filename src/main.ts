@@ -285,6 +285,7 @@ async function start(config: Config, log: Logger, version: string, started: Stac
             identity: { version, storeUid, node: config.node },
             clock,
           }),
+          { watches: ["watchServices"] },
         ),
         serve(
           SupervisorDesc,
@@ -314,7 +315,7 @@ async function start(config: Config, log: Logger, version: string, started: Stac
             seen,
             head: () => feed.head,
           }),
-          { waiting: ["wait"] },
+          { waiting: ["wait"], watches: ["watchEvents"] },
         ),
       ],
       authenticate: (secret) => authenticator.authenticate(secret),

@@ -23,6 +23,8 @@ export interface Method {
   readonly isStream: boolean;
   /** Whether its calls take as long as what they wait for. */
   readonly isWaiting: boolean;
+  /** Whether its streams end if their client stops reading. */
+  readonly isWatch: boolean;
   readonly metrics: MethodMetrics;
 }
 
@@ -146,14 +148,15 @@ export class Call implements CallContext {
     this.#onInterrupt?.(error);
   }
 
-  /** The call is over. The first end counts; if the client went after an interruption, the interruption. */
+  /** The call is over. The first end counts; if the client went after an interruption, or was cut by it, the interruption. */
   end(error?: RpcError): void {
     if (this.#hasEnded) return;
     this.#hasEnded = true;
     clearTimeout(this.#timer);
     this.#onInterrupt = undefined;
     this.#abort(error ?? callOver);
-    this.#onEnd(this, error?.code === Code.Canceled ? (this.#interrupted ?? error) : error);
+    const saysWhy = error !== undefined && error.code !== Code.Canceled;
+    this.#onEnd(this, saysWhy ? error : (this.#interrupted ?? error));
   }
 
   /** Whoever listens still does so for this call. */

@@ -32,6 +32,7 @@ import { methodUnknown } from "./malformed.ts";
 import { type HttpHandler, type HttpRequest, type HttpResponse, pathOf } from "./pages.ts";
 import { peerOf } from "./peer.ts";
 import type { Input, Pipeline } from "./pipeline.ts";
+import { stallTimer } from "./stalled-watch.ts";
 import { looksLikeMethod, refuseUnknownMethod } from "./unknown-method.ts";
 
 export interface ConnectAdapterOptions {
@@ -207,9 +208,12 @@ export class ConnectAdapter {
     const { call, response } = exchangeOf(context);
     call.signal.addEventListener("abort", () => cutUnread(call, response, this.#limits.lastWordsMs), { once: true });
     const read = Symbol.asyncIterator in input ? this.#requests(call, input) : input;
+    const writable = "stream" in response ? response.stream : response;
+    const reset = () => cut(response, constants.NGHTTP2_ENHANCE_YOUR_CALM);
     return new ConnectStream({
       messages: this.#pipeline.stream(call, read),
-      response: "stream" in response ? response.stream : response,
+      response: writable,
+      stall: stallTimer(call, writable, { stalledMs: this.#limits.stalledMs, reset }),
       signal: call.signal,
       codec: call.arrival.headers["content-type"]?.includes("json") === true ? this.#jsonCodec : binaryCodec,
       largestFrame: compresses(context) ? worthCompressing : this.#limits.messageBytes,
@@ -275,9 +279,13 @@ function reset(request: HttpRequest): void {
 /** Ends a stream whose client does not read why it was ended, and would hold it open as long as it likes. */
 function cutUnread(call: Call, response: HttpResponse, afterMs: number): void {
   if (call.hasEnded) return;
-  const cut = () => ("stream" in response ? response.stream.close(constants.NGHTTP2_CANCEL) : response.destroy());
-  const timer = setTimeout(cut, afterMs).unref();
+  const timer = setTimeout(cut, afterMs, response, constants.NGHTTP2_CANCEL).unref();
   response.once("close", () => clearTimeout(timer));
+}
+
+function cut(response: HttpResponse, code: number): void {
+  if ("stream" in response) response.stream.close(code);
+  else response.destroy();
 }
 
 function copyHeaders(call: Call, context: HandlerContext): void {

@@ -1,12 +1,14 @@
 import type { Writable } from "node:stream";
 import { type AnyResponse, type Codec, Shared, type StreamItem } from "./handler.ts";
 import type { InterruptibleStream } from "./interruptible-stream.ts";
+import type { StallTimer } from "./stalled-watch.ts";
 import { StreamWriter } from "./stream-writer.ts";
 
 export interface ConnectStreamOptions {
   readonly messages: InterruptibleStream;
   readonly response: Writable;
   readonly signal: AbortSignal;
+  readonly stall: StallTimer | undefined;
   readonly codec: Codec;
   /** Larger frames are left to connect-es, to compress or to refuse. */
   readonly largestFrame: number;
@@ -24,9 +26,11 @@ export class ConnectStream implements AsyncIterableIterator<AnyResponse, undefin
   readonly #options: ConnectStreamOptions;
   #writer: StreamWriter | undefined;
   /** What connect-es waits for. Messages come only while it waits. */
-  #asked = Promise.withResolvers<IteratorResult<AnyResponse, undefined>>();
+  #asked: Asked = Promise.withResolvers();
   /** Lets the messages go on that wait for connect-es. */
   #resume: (() => void) | undefined;
+  /** Tells connect-es how the stream ended, when it asks again. */
+  #settle: ((asked: Asked) => void) | undefined;
   #hasStarted = false;
   #hasBegun = false;
 
@@ -40,7 +44,8 @@ export class ConnectStream implements AsyncIterableIterator<AnyResponse, undefin
 
   next(): Promise<IteratorResult<AnyResponse, undefined>> {
     this.#asked = Promise.withResolvers();
-    if (this.#hasStarted) this.#resume?.();
+    if (this.#settle !== undefined) this.#settle(this.#asked);
+    else if (this.#hasStarted) this.#resume?.();
     else this.#start();
     return this.#asked.promise;
   }
@@ -56,17 +61,17 @@ export class ConnectStream implements AsyncIterableIterator<AnyResponse, undefin
     this.#options.messages
       .pump((item) => this.#take(item))
       .then(
-        () => {
-          this.#begin();
-          this.#options.onEnd();
-          this.#asked.resolve(over);
-        },
-        (error: unknown) => {
-          this.#begin();
-          this.#options.onEnd();
-          this.#asked.reject(error);
-        },
+        () => this.#finish(({ resolve }) => resolve(over)),
+        (error: unknown) => this.#finish(({ reject }) => reject(error)),
       );
+  }
+
+  #finish(settle: (asked: Asked) => void): void {
+    this.#options.stall?.stop();
+    this.#begin();
+    this.#options.onEnd();
+    this.#settle = settle;
+    settle(this.#asked);
   }
 
   #take(item: StreamItem): Promise<void> | undefined {
@@ -74,7 +79,14 @@ export class ConnectStream implements AsyncIterableIterator<AnyResponse, undefin
     if (frame !== undefined) return this.#write(frame);
     this.#begin();
     this.#asked.resolve({ done: false, value: item instanceof Shared ? item.message : item });
-    return new Promise((resolve) => (this.#resume = resolve));
+    // connect-es asks again when there is room for more.
+    this.#options.stall?.start();
+    return new Promise((resolve) => {
+      this.#resume = () => {
+        this.#options.stall?.stop();
+        resolve();
+      };
+    });
   }
 
   #begin(): void {
@@ -90,10 +102,12 @@ export class ConnectStream implements AsyncIterableIterator<AnyResponse, undefin
   }
 
   #write(frame: Buffer): Promise<void> | undefined {
-    const { response, signal } = this.#options;
-    this.#writer ??= new StreamWriter(response, signal);
+    const { response, signal, stall } = this.#options;
+    this.#writer ??= new StreamWriter(response, signal, stall);
     return this.#writer.write(frame);
   }
 }
+
+type Asked = PromiseWithResolvers<IteratorResult<AnyResponse, undefined>>;
 
 const over: IteratorReturnResult<undefined> = { done: true, value: undefined };

@@ -1,4 +1,4 @@
-import type { IncomingHttpHeaders, ServerHttp2Stream } from "node:http2";
+import { constants, type IncomingHttpHeaders, type ServerHttp2Stream } from "node:http2";
 import type { Message } from "@bufbuild/protobuf";
 import { Code } from "@connectrpc/connect";
 import {
@@ -23,6 +23,7 @@ import type { Limits } from "./limits.ts";
 import { methodUnknown } from "./malformed.ts";
 import { peerOf } from "./peer.ts";
 import type { Input, Pipeline } from "./pipeline.ts";
+import { stallTimer } from "./stalled-watch.ts";
 import { StreamWriter } from "./stream-writer.ts";
 
 /**
@@ -32,12 +33,14 @@ import { StreamWriter } from "./stream-writer.ts";
 export class GrpcBridge {
   readonly #pipeline: Pipeline;
   readonly #limitBytes: number;
+  readonly #stalledMs: number;
   readonly #admitted = new Map<string, Admitted>();
   #lastKey = 0;
 
-  constructor(pipeline: Pipeline, { messageBytes }: Pick<Limits, "messageBytes">) {
+  constructor(pipeline: Pipeline, { messageBytes, stalledMs }: Pick<Limits, "messageBytes" | "stalledMs">) {
     this.#pipeline = pipeline;
     this.#limitBytes = messageBytes;
+    this.#stalledMs = stalledMs;
   }
 
   /** Serves every method of the pipeline. To be done before the server listens. */
@@ -171,7 +174,12 @@ export class GrpcBridge {
 
   /** Headers and status are left to grpc-js, messages are not: it would frame and queue each of them for each stream, which costs more than sending them. */
   async #stream({ call, stream }: Admitted, grpc: WritableCall, input: () => Input): Promise<void> {
-    const writer = new StreamWriter(stream, call.signal);
+    const reset = () => stream.close(constants.NGHTTP2_ENHANCE_YOUR_CALM);
+    const writer = new StreamWriter(
+      stream,
+      call.signal,
+      stallTimer(call, stream, { stalledMs: this.#stalledMs, reset }),
+    );
     const sendHeaders = once(() => grpc.sendMetadata(initialMetadata(call)));
     try {
       await this.#pipeline.stream(call, input()).pump((item) => {

@@ -143,6 +143,8 @@ export interface ServedService {
   readonly access: "token" | "open";
   /** The methods, by local name, whose calls wait for something to happen: they take as long as it takes. */
   readonly waiting: readonly string[];
+  /** The streams, by local name, that end if their client stops reading: it can resume them, and what it does not read is only kept for it. */
+  readonly watches: readonly string[];
 }
 
 /** A handler whose types were checked by `serve`: it takes its method's request and returns a promise or an async iterable of its response. */
@@ -155,7 +157,12 @@ export function serve<S extends DescService>(
   {
     access = "token",
     waiting = [],
-  }: { access?: ServedService["access"]; waiting?: readonly (keyof S["method"] & string)[] } = {},
+    watches = [],
+  }: {
+    access?: ServedService["access"];
+    waiting?: readonly (keyof S["method"] & string)[];
+    watches?: readonly (keyof S["method"] & string)[];
+  } = {},
 ): ServedService {
-  return { desc, handlers: handlers as ServedService["handlers"], access, waiting };
+  return { desc, handlers: handlers as ServedService["handlers"], access, waiting, watches };
 }

@@ -20,6 +20,8 @@ export interface Limits {
   readonly restMs: number;
   /** How long a client may take to read why its stream was ended, before the stream is cut. */
   readonly lastWordsMs: number;
+  /** How long nothing may move of what waits for the client of a watch, before the watch is ended. */
+  readonly stalledMs: number;
   /** A connection is pinged so often, and dropped if the answer takes longer than this. */
   readonly pingEveryMs: number;
   readonly pingTimeoutMs: number;
@@ -43,6 +45,7 @@ export const defaultLimits: Limits = {
   restBytes: 16 * 1024 * 1024,
   restMs: 5_000,
   lastWordsMs: 5_000,
+  stalledMs: 30_000,
   pingEveryMs: 30_000,
   pingTimeoutMs: 10_000,
   connectionAgeMs: 30 * 60_000,

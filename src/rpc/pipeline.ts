@@ -289,6 +289,7 @@ function methodsOf(service: ServedService, metrics: Metrics): Method[] {
       isOpen: service.access === "open",
       isStream: desc.methodKind !== "unary",
       isWaiting: service.waiting.includes(desc.localName),
+      isWatch: service.watches.includes(desc.localName),
       metrics: metrics.of(desc),
     };
   });

@@ -63,6 +63,7 @@ export const conformanceService: ServedService = {
   handlers: handlers as unknown as ServedService["handlers"],
   access: "open",
   waiting: [],
+  watches: [],
 };
 
 async function answer(

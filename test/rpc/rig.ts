@@ -40,12 +40,16 @@ export function authenticate(secret: string): Principal {
 
 export async function startRig(
   handlers: Partial<RegistryHandlers> = {},
-  options: Partial<RpcServerOptions> = {},
+  { isWatch = true, ...options }: Partial<RpcServerOptions> & { isWatch?: boolean } = {},
 ): Promise<Rig> {
   const log: Record<string, unknown>[] = [];
   const calls: CallContext[] = [];
   const server = new RpcServer({
-    services: [serve(ServiceRegistry, recorded({ ...emptyRegistry(), ...handlers }, calls))],
+    services: [
+      serve(ServiceRegistry, recorded({ ...emptyRegistry(), ...handlers }, calls), {
+        watches: isWatch ? ["watchServices"] : [],
+      }),
+    ],
     authenticate,
     connect: { port: 0 },
     grpc: { port: 0 },

@@ -231,6 +231,32 @@ describe.each([
   });
 });
 
+test.each(transportNames)("over %s a client that reads on after its stream was ended reads why", async (transport) => {
+  let isKnown = true;
+  await using rig = await startRig(
+    {
+      async *watchServices() {
+        for (let revision = 0; ; revision += 1) yield message(revision);
+      },
+    },
+    {
+      authenticate: (secret) => {
+        if (!isKnown) throw new AppError("unauthenticated", "TOKEN_REVOKED", "the token was revoked");
+        return authenticate(secret);
+      },
+    },
+  );
+  const stream = registryClient(rig, transport).watchServices({});
+  const messages = stream[Symbol.asyncIterator]();
+  await messages.next();
+
+  isKnown = false;
+  rig.server.recheckStreams();
+
+  const error = await drainInto({ [Symbol.asyncIterator]: () => messages }, []);
+  expect(error.code).toBe(Code.Unauthenticated);
+});
+
 test("a thousand clients that hang up at once leave no line in the log and no open call", async () => {
   await using rig = await startRig({ watchServices: endless });
   const sessions = Array.from({ length: 10 }, () => http2Connect(`http://127.0.0.1:${rig.connectPort}`));
