@@ -1,4 +1,4 @@
-import { setTimeout as delay } from "node:timers/promises";
+import { setTimeout as delay, setImmediate } from "node:timers/promises";
 import type { Clock } from "../domain/clock.ts";
 import type { ProbeResult } from "../domain/explain.ts";
 import type { Input } from "../domain/step.ts";
@@ -90,6 +90,8 @@ export class LiveProcess {
 
   async #ended(exit: ProcessExit): Promise<void> {
     if (!this.#letGo.signal.aborted) this.#options.foresee(exit);
+    // What is foreseen is set going first.
+    await setImmediate();
     await this.clear();
   }
 

@@ -1,3 +1,4 @@
+import { setImmediate } from "node:timers/promises";
 import { AppError } from "../domain/errors.ts";
 import { step } from "../domain/lifecycle.ts";
 import { type ManagedService, publicPrefix } from "../domain/service.ts";
@@ -241,6 +242,8 @@ export class Runner {
     this.#instances.delete(instanceId);
     this.#processes.delete(instanceId);
     host.releasePort(instanceId);
+    // A successor that waits at its gate goes first.
+    await setImmediate();
     await leftovers.forget(host.runDir(instanceId));
   }
 

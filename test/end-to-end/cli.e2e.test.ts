@@ -314,10 +314,11 @@ describe("steward logs", () => {
   });
 
   test("follows what is written until it is interrupted", async () => {
-    const logs = follow("logs", "one", "-f", "--stream", "stdout", "--tail", "0");
-    await steward("restart", "one", "--wait");
-
+    const logs = follow("logs", "one", "-f", "--stream", "stdout", "--tail", "1");
     await eventually(() => logs.text() === "changed\n");
+
+    await steward("restart", "one", "--wait");
+    await eventually(() => logs.text() === "changed\nchanged\n");
     expect(await logs.interrupt()).toBe(0);
   });
 
