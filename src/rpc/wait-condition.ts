@@ -1,5 +1,6 @@
 import type { WaitCondition as WaitConditionMessage } from "../../gen/steward/v1/supervisor_pb.ts";
 import { WaitCondition as Conditions } from "../../gen/steward/v1/supervisor_pb.ts";
+import { routeFor } from "../domain/route-plan.ts";
 import { isManaged, type Service } from "../domain/service.ts";
 import { endedStates } from "../domain/status.ts";
 import { invertTable } from "./enum-table.ts";
@@ -55,9 +56,12 @@ function restsForGood({ wish, generation, status }: Service): boolean {
   return endedStates.has(status.state) && (wish !== "running" || status.observedGeneration >= generation);
 }
 
-function routeInPlace({ spec, route }: Service, { routed }: WaitRules): boolean {
+/** Right after a change the route is still the one that was wanted before, and in place. */
+function routeInPlace(service: Service, { routed }: WaitRules): boolean {
+  const { spec, route } = service;
   if (spec.url === undefined || !routed) return true;
-  return route?.state === "programmed" && route.programmedGeneration >= route.generation;
+  if (route === undefined || route.target !== routeFor(service)?.target) return false;
+  return route.state === "programmed" && route.programmedGeneration >= route.generation;
 }
 
 export const waitConditions: Readonly<Record<WaitCondition, WaitConditionMessage>> = {

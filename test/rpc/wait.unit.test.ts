@@ -22,7 +22,12 @@ const rules = { routed: true };
 describe("a service is ready when", () => {
   const web = aService({ name: "web" });
   const withUrl = (service: Partial<Service>) =>
-    aService({ name: "web", spec: { ...web.spec, url: "http://127.0.0.1:0" }, ...service });
+    aService({
+      name: "web",
+      spec: { ...web.spec, url: "http://127.0.0.1:0" },
+      status: aStatus({ published: true, url: aRoute().target }),
+      ...service,
+    });
 
   test.each([
     { when: "its process is", service: web, verdict: "holds" },
@@ -47,6 +52,11 @@ describe("a service is ready when", () => {
       verdict: "not_yet",
     },
     { when: "not without its route", service: withUrl({}), verdict: "not_yet" },
+    {
+      when: "not while its route still leads to the process before",
+      service: withUrl({ route: aRoute({ target: "http://127.0.0.1:20001" }) }),
+      verdict: "not_yet",
+    },
     { when: "its route is in place too", service: withUrl({ route: aRoute() }), verdict: "holds" },
     {
       when: "not any more once it failed",
@@ -82,7 +92,8 @@ describe("a service is ready when", () => {
     const external = aService({ name: "ext", spec, status: aStatus({ state: "external", ready: false }) });
 
     expect(judge("ready", external, rules)).toBe("not_yet");
-    expect(judge("ready", { ...external, route: aRoute() }, rules)).toBe("holds");
+    expect(judge("ready", { ...external, route: aRoute() }, rules)).toBe("not_yet");
+    expect(judge("ready", { ...external, route: aRoute({ target: spec.url ?? "" }) }, rules)).toBe("holds");
     expect(judge("stopped", external, rules)).toBe("hopeless");
   });
 });
