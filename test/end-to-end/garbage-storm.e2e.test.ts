@@ -84,11 +84,17 @@ async function stormOf(goesOn: (number: number) => boolean, secret: string): Pro
 
 /** What the server holds once all who left are gone from its books. */
 async function held() {
-  const isQuiet = async () => (await openCalls()).length === 0 && connections().length <= keptByNeighbours;
+  let calls: string[] = [];
+  let open: string[] = [];
+  const isQuiet = async () => {
+    calls = await openCalls();
+    open = connections(); // that of the question itself may still be among them: then it is asked again
+    return calls.length === 0 && open.length <= keptByNeighbours;
+  };
   await eventually(isQuiet, { timeoutMs: 30_000, everyMs: 200 }).catch(() => undefined);
   return {
-    openCalls: await openCalls(),
-    connections: connections(),
+    openCalls: calls,
+    connections: open,
     descriptors: readdirSync(`/proc/${steward.pid}/fd`).length,
     heapBytes: await heap.usedBytes(),
   };
