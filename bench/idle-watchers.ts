@@ -1,9 +1,12 @@
+import { Heap } from "../test/support/heap.ts";
 import { type Figure, figureAlone, figureOf, type Measure, type Round } from "./figure.ts";
 import { getCaller } from "./get-caller.ts";
-import { Inspected, inspectable } from "./inspected.ts";
 import { type Rates, ratesWithin } from "./load.ts";
 import { type Scene, withSteward } from "./scene.ts";
 import { tokensFor, Watchers, type WatchProtocol } from "./watchers.ts";
+
+/** The environment of a server that can be looked into. */
+const inspectable = { NODE_OPTIONS: "--inspect=127.0.0.1:0" };
 
 const watcherCount = 5_000;
 const sliceMs = 1_000;
@@ -13,7 +16,7 @@ export const measureIdleWatchers: Measure = ({ rounds }) =>
   withSteward(
     {},
     async (scene) => {
-      using inspected = await Inspected.connect(scene.steward);
+      using heap = await Heap.of(scene.steward.log);
       const tokens = await tokensFor(scene.client, watcherCount);
       const caller = getCaller(scene, "watcher-0");
       await ratesWithin(caller, scene.steward.pid, sliceMs);
@@ -21,9 +24,9 @@ export const measureIdleWatchers: Measure = ({ rounds }) =>
       for (const { name, origin, protocol } of transportsOf(scene)) {
         const alone: Rates[] = [];
         for (let round = 0; round < rounds; round++) alone.push(await ratesWithin(caller, scene.steward.pid, sliceMs));
-        const before = await inspected.heapBytes();
+        const before = await heap.usedBytes();
         await using _watchers = await Watchers.open({ origin, count: watcherCount, tokens, protocol });
-        const grown = (await inspected.heapBytes()) - before;
+        const grown = (await heap.usedBytes()) - before;
         const among: Rates[] = [];
         for (let round = 0; round < rounds; round++) among.push(await ratesWithin(caller, scene.steward.pid, sliceMs));
         const results = (of: (rates: Rates) => number): Round[] =>

@@ -1,10 +1,11 @@
 import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
+import { isRunning } from "../supervisor/state-directory.ts";
 import { eventually } from "../support/eventually.ts";
+import { Heap } from "../support/heap.ts";
 import { external } from "./bad-requests.ts";
 import type { Door } from "./fuzz/assault.ts";
-import { Heap } from "./fuzz/heap.ts";
 import { Neighbours } from "./fuzz/neighbours.ts";
 import { Storm } from "./fuzz/storm.ts";
 import { TestSteward } from "./harness.ts";
@@ -75,9 +76,9 @@ test(`a storm of garbage harms nobody and leaves nothing behind (seed ${seed})`,
 /** Resolves when it is over; tells where it was if the server did not live through it. */
 async function stormOf(goesOn: (number: number) => boolean, secret: string): Promise<Storm> {
   const { pid } = steward;
-  const storm = new Storm({ seed, doors: doors(), secret, goesOn: (number) => isAlive(pid) && goesOn(number) });
+  const storm = new Storm({ seed, doors: doors(), secret, goesOn: (number) => isRunning(pid) && goesOn(number) });
   await storm.rage();
-  if (!isAlive(pid))
+  if (!isRunning(pid))
     throw new Error(`the server died (seed ${seed}, attack ${storm.begun}):\n${steward.log.slice(-5000)}`);
   return storm;
 }
@@ -158,12 +159,3 @@ function connections(): string[] {
 
 // It listens, or the system alone still has to do with it (include/net/tcp_states.h).
 const notOpen: ReadonlySet<string> = new Set(["0A", "04", "05", "06", "09", "0B"]);
-
-function isAlive(pid: number): boolean {
-  try {
-    process.kill(pid, 0);
-    return true;
-  } catch {
-    return false;
-  }
-}

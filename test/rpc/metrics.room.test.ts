@@ -1,6 +1,6 @@
 import { once } from "node:events";
 import { connect as http2Connect } from "node:http2";
-import { Code, ConnectError, createClient } from "@connectrpc/connect";
+import { Code, createClient } from "@connectrpc/connect";
 import { describe, expect, test } from "vitest";
 import { Health } from "../../gen/grpc/health/v1/health_pb.ts";
 import { ServerReflection } from "../../gen/grpc/reflection/v1/reflection_pb.ts";
@@ -9,6 +9,7 @@ import { AppError } from "../../src/domain/errors.ts";
 import { eventually } from "../support/eventually.ts";
 import { type MetricsPage, readMetrics, valueOf } from "../support/prometheus.ts";
 import {
+  failureOf,
   goodSecret,
   type RegistryHandlers,
   type Rig,
@@ -272,13 +273,4 @@ async function drain(stream: AsyncIterable<unknown>): Promise<number> {
   let count = 0;
   for await (const _ of stream) count += 1;
   return count;
-}
-
-async function failureOf(outcome: Promise<unknown>): Promise<ConnectError> {
-  const error = await outcome.then(
-    () => undefined,
-    (reason: unknown) => ConnectError.from(reason),
-  );
-  if (error === undefined) throw new Error("the call succeeded");
-  return error;
 }

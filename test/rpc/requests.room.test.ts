@@ -7,7 +7,7 @@ import { ErrorInfoSchema } from "../../gen/google/rpc/error_details_pb.ts";
 import { Health } from "../../gen/grpc/health/v1/health_pb.ts";
 import { ServiceRegistry } from "../../gen/steward/v1/service_registry_pb.ts";
 import { eventually } from "../support/eventually.ts";
-import { goodSecret, type Rig, registryClient, startRig, transportNames, transportOf } from "./rig.ts";
+import { failureOf, goodSecret, type Rig, registryClient, startRig, transportNames, transportOf } from "./rig.ts";
 
 const limit = 64 * 1024;
 const hashes: string[] = [];
@@ -266,15 +266,6 @@ async function rawGrpc(
   await once(stream, "close");
   session.destroy();
   return headers;
-}
-
-async function failureOf(outcome: Promise<unknown>): Promise<ConnectError> {
-  const error = await outcome.then(
-    () => undefined,
-    (reason: unknown) => ConnectError.from(reason),
-  );
-  if (error === undefined) throw new Error("the call succeeded");
-  return error;
 }
 
 function reasonOf(error: ConnectError): string | undefined {

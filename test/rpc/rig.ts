@@ -1,4 +1,4 @@
-import { type Client, createClient, type Interceptor, type Transport } from "@connectrpc/connect";
+import { type Client, ConnectError, createClient, type Interceptor, type Transport } from "@connectrpc/connect";
 import { createConnectTransport, createGrpcTransport, createGrpcWebTransport } from "@connectrpc/connect-node";
 import { type Logger, pino } from "pino";
 import { ServiceRegistry } from "../../gen/steward/v1/service_registry_pb.ts";
@@ -149,4 +149,14 @@ function recorded(handlers: RegistryHandlers, calls: CallContext[]): RegistryHan
   return Object.fromEntries(
     Object.entries(handlers).map(([name, handler]) => [name, record(handler)]),
   ) as RegistryHandlers;
+}
+
+/** How a call failed, which it shall. */
+export async function failureOf(outcome: Promise<unknown>): Promise<ConnectError> {
+  const error = await outcome.then(
+    () => undefined,
+    (reason: unknown) => ConnectError.from(reason),
+  );
+  if (error === undefined) throw new Error("the call succeeded");
+  return error;
 }
