@@ -6,7 +6,7 @@ import { join } from "node:path";
 import { createInterface, type Interface } from "node:readline";
 import { execa } from "execa";
 import type { Account } from "../src/supervisor/account.ts";
-import { gateScript, shimArguments } from "../src/supervisor/shim.ts";
+import { gateScript, shimArguments, shimWords } from "../src/supervisor/shim.ts";
 
 /** The same chain of shim, switch of users and command, with nobody who records anything. */
 export class ByHand implements AsyncDisposable {
@@ -35,13 +35,14 @@ export class ByHand implements AsyncDisposable {
     mkdirSync(runDir);
     const paths = { runDir, stdoutPath: join(this.#directory, "out"), stderrPath: join(this.#directory, "err") };
     const request = { ...paths, account: this.#account, limits: {}, notifyFd: undefined };
-    const shim = spawn("/bin/sh", shimArguments(request, "/bin/sh"), {
+    const shim = spawn("/bin/sh", shimArguments, {
       detached: true,
       stdio: ["pipe", "ignore", "ignore"],
       env: { LC_ALL: "C" },
     });
     const argv = this.#births.command(this.#name);
     const environment = new Map<string, string>();
+    shim.stdin.write(shimWords(request, "/bin/sh"));
     shim.stdin.end(gateScript({ argv, cwd: undefined, fallbackCwd: "/", environment, notifyFd: undefined }));
     this.#shim = shim;
     this.#pid = await this.#births.next(this.#name);

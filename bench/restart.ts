@@ -15,6 +15,8 @@ const user = process.getuid?.() === 0 ? "nobody" : undefined;
 const samplesARound = 5;
 /** A process that was ready for so long is started again at once. */
 const forgivenAfterMs = 10_000;
+/** What follows a start, on either side, is over by then. */
+const settledAfterMs = 200;
 
 /**
  * From the end of a process to the first instruction of the one that replaces it, which is durable before it runs, against the same shim, switch of
@@ -51,6 +53,7 @@ export const measureRestart: Measure = async ({ rounds }) => {
         await byHand.end();
         await byHand.start();
         results.push({ ours: bareMs - startedMs, bare: performance.now() - bareMs });
+        await delay(settledAfterMs);
       }
       return [figureOf({ name: "crash to running again", unit: "ms", aim: { atMost: 1.5 } }, results), ...known];
     });

@@ -47,6 +47,7 @@ import { registerSupervisorMetrics } from "./supervisor/metrics.ts";
 import { OutputKeeper } from "./supervisor/output-keeper.ts";
 import { ProcessTable } from "./supervisor/process-table.ts";
 import { RestartBudget } from "./supervisor/restart-budget.ts";
+import { Shims } from "./supervisor/shims.ts";
 import { Supervisor } from "./supervisor/supervisor.ts";
 
 /** A control plane that runs. */
@@ -208,6 +209,9 @@ async function start(config: Config, log: Logger, version: string, started: Stac
     },
     publicOrigin: config.publicUrl,
   });
+  const shims = new Shims();
+  shims.start();
+  started.push(() => shims.stop());
   const supervisor = new Supervisor({
     node: config.node,
     clock,
@@ -215,7 +219,7 @@ async function start(config: Config, log: Logger, version: string, started: Stac
     facts: store.facts,
     tokens,
     host,
-    launcher: new Launcher({ leftovers, groups, cwd: process.cwd() }),
+    launcher: new Launcher({ leftovers, groups, cwd: process.cwd(), shims }),
     groups,
     leftovers,
     budget: new RestartBudget(clock, config.startBudget),

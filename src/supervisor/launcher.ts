@@ -9,8 +9,9 @@ import { type InstanceHandle, type InstanceReference, stagePid } from "./instanc
 import type { Leftovers } from "./leftovers.ts";
 import { identify, stateOf } from "./process-identity.ts";
 import { createRunDirectory, type ProcessExit, recordGroup, spawnFailed } from "./run-directory.ts";
-import { gateScript, shimArguments } from "./shim.ts";
-import { type Spawned, spawnDetached } from "./spawn.ts";
+import { gateScript, shimWords } from "./shim.ts";
+import { Shims } from "./shims.ts";
+import type { Spawned } from "./spawn.ts";
 
 export interface LaunchRequest {
   readonly instanceId: string;
@@ -48,8 +49,8 @@ export interface LauncherOptions {
   readonly groups?: ControlGroups | undefined;
   /** Steward's own working directory. */
   readonly cwd: string;
-  /** A POSIX shell: dash, busybox and bash are known to do. */
-  readonly shell?: string;
+  /** Default: each is forked when it is needed. */
+  readonly shims?: Shims;
 }
 
 /** Starts the commands of services, each under a shim of its own (shim.ts). */
@@ -57,13 +58,13 @@ export class Launcher {
   readonly #leftovers: Leftovers;
   readonly #groups: ControlGroups | undefined;
   readonly #cwd: string;
-  readonly #shell: string;
+  readonly #shims: Shims;
 
-  constructor({ leftovers, groups, cwd, shell = "/bin/sh" }: LauncherOptions) {
+  constructor({ leftovers, groups, cwd, shims = new Shims() }: LauncherOptions) {
     this.#leftovers = leftovers;
     this.#groups = groups;
     this.#cwd = cwd;
-    this.#shell = shell;
+    this.#shims = shims;
   }
 
   /**
@@ -75,7 +76,8 @@ export class Launcher {
     const script = gateScript({ ...request, fallbackCwd: this.#cwd });
     createRunDirectory(request.runDir);
     const place = this.#place(request);
-    const spawned = spawnDetached(this.#shell, shimArguments({ ...request, limits: place.limits }, this.#shell));
+    const spawned = this.#shims.take();
+    spawned.input.write(shimWords({ ...request, limits: place.limits }, this.#shims.shell));
     const identity = identify(spawned.pid);
     if (identity === undefined) throw new Error(`process ${spawned.pid} vanished unreaped`);
     const { instanceId, runDir } = request;

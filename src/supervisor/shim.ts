@@ -7,7 +7,7 @@ import { runFiles } from "./run-directory.ts";
 /**
  * What stands between Steward and a service's command, in two POSIX shells of which one remains.
  *
- * The *shim* leads the instance's session and group, waits for its one child and writes down how that ended. It runs as
+ * The *shim*, which reads from its standard input what it is to hold, leads the instance's session and group, waits for its one child and writes down how that ended. It runs as
  * Steward, with a fixed environment. Its child becomes the target user and then the *second stage*: a shell that waits
  * at the gate, which is its standard input, for a script with the service's environment, directory and command, and
  * turns into that command. So a service's values meet no process that is still root, and no argument list; and when the
@@ -35,20 +35,20 @@ export interface CommandRequest {
   readonly notifyFd: number | undefined;
 }
 
-export function shimArguments(request: ShimRequest, shell: string): string[] {
+/** What a shim is told, on its standard input, of the instance that it is to hold: one line. What follows is for the gate. */
+export function shimWords(request: ShimRequest, shell: string): string {
   const { runDir, stdoutPath, stderrPath, account, limits, notifyFd } = request;
-  return [
-    "-c",
-    notifyFd === undefined ? shimText : notifiedShimText,
-    "steward",
+  const words = [
     runDir,
     stdoutPath,
     stderrPath,
     limits.coreBytes === undefined ? "0" : "",
+    notifyFd === undefined ? "" : "notify",
     ...holdTo(limits),
     ...(account === undefined ? [] : switchUser(account)),
     shell,
   ];
+  return `${words.map(quoteOnOneLine).join(" ")}\n`;
 }
 
 /** The script for the gate. Throws invalid_argument for what no process can be given: NUL, odd names, an empty command. */
@@ -66,6 +66,9 @@ export function gateScript(request: CommandRequest): Buffer {
   return Buffer.from(lines.join("\n"));
 }
 
+/** Where the second stage finds the file for the word of readiness; it hands it on as the descriptor that was asked for. */
+const notifyStageFd = 4;
+
 /**
  * Told apart: a status above 128 that the command exited with, and a signal that ended it. Every sh names the signal on
  * its own standard error, which nobody else has here (bash does not in posix mode); only of INT and PIPE none speaks, and
@@ -78,12 +81,16 @@ export function gateScript(request: CommandRequest): Buffer {
  * caught, not ignored: the command gets the defaults back.
  */
 const shimText = `# holds one instance of a service and records how it ended
-d=$1 out=$2 err=$3 core=$4
-shift 4
 trap : HUP INT QUIT ILL TRAP ABRT BUS FPE USR1 SEGV USR2 PIPE ALRM TERM XCPU XFSZ VTALRM PROF IO PWR SYS TSTP TTIN TTOU
 [ -z "\${BASH_VERSION-}" ] || set +o posix
 umask 077
 PATH=/usr/sbin:/usr/bin:/sbin:/bin
+n='
+'
+IFS= read -r words || exit 125
+eval "set -- $words"
+d=$1 out=$2 err=$3 core=$4 notify=$5
+shift 5
 for file in ${runFiles.notes} ${runFiles.stage} ${runFiles.exit}; do printf '%127s\\n' '' >"$d/$file" || exit 125; done
 exec 2<>"$d/${runFiles.notes}"
 mkfifo "$d/${runFiles.alive}" || exit 125
@@ -92,7 +99,9 @@ exec 3<>"$d/${runFiles.alive}" 4>>"$out" 5>>"$err" 6<>"$d/${runFiles.stage}"
   [ -z "$core" ] || ulimit -c "$core"
   read -r spared </proc/self/oom_score_adj
   [ "$spared" -ge 0 ] || echo 0 >/proc/self/oom_score_adj
-  exec "$@" >&4 2>&5 3>&6 4>&- 5>&- 6>&-
+  exec >&4 2>&5 3>&6 5>&- 6>&-
+  if [ -n "$notify" ]; then exec ${notifyStageFd}>>"$d/${runFiles.notify}"; else exec ${notifyStageFd}>&-; fi
+  exec "$@"
 )
 c=$? k=code
 read -r note <"$d/${runFiles.notes}"
@@ -102,10 +111,8 @@ case $c in 130 | 141) k=signal ;; esac
 echo "$k $c" 1<>"$d/${runFiles.exit}"
 exit 0`;
 
-/** Where the second stage finds the file for the word of readiness; it hands it on as the descriptor that was asked for. */
-const notifyStageFd = 4;
-
-const notifiedShimText = shimText.replace(` ${notifyStageFd}>&-`, ` ${notifyStageFd}>>"$d/${runFiles.notify}"`);
+/** The arguments of the shell that becomes a shim: the same for every instance, so that it can be started before anybody needs it. */
+export const shimArguments: readonly string[] = ["-c", shimText, "steward"];
 
 const setpriv = "/usr/bin/setpriv";
 
@@ -167,6 +174,11 @@ function handOver(notifyFd: number | undefined): string {
 /** As one word of a POSIX shell, whatever it holds but NUL. */
 export function quote(text: string): string {
   return `'${text.replaceAll("'", `'\\''`)}'`;
+}
+
+/** The shim has a line break in $n. */
+function quoteOnOneLine(text: string): string {
+  return quote(text).replaceAll("\n", `'"$n"'`);
 }
 
 const variableName = /^[A-Za-z_][A-Za-z0-9_]*$/;

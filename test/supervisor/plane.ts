@@ -24,6 +24,7 @@ import { LimitRules } from "../../src/supervisor/limit-rules.ts";
 import { OutputKeeper } from "../../src/supervisor/output-keeper.ts";
 import { ProcessTable } from "../../src/supervisor/process-table.ts";
 import { RestartBudget } from "../../src/supervisor/restart-budget.ts";
+import { Shims } from "../../src/supervisor/shims.ts";
 import { Supervisor } from "../../src/supervisor/supervisor.ts";
 import { eventually } from "../support/eventually.ts";
 
@@ -66,6 +67,7 @@ export class Plane {
   #feed: Feed | undefined;
   #supervisor: Supervisor | undefined;
   #outputKeeper: OutputKeeper | undefined;
+  #shims: Shims | undefined;
 
   constructor(options: PlaneOptions) {
     this.#options = options;
@@ -132,6 +134,7 @@ export class Plane {
     );
     const leftovers = new Leftovers(new ProcessTable());
     const outputKeeper = new OutputKeeper({ onBeginAnew: () => undefined, onFailure });
+    const shims = new Shims();
     const stewardAddress = "http://127.0.0.1:7700";
     const supervisor = new Supervisor({
       node: "test",
@@ -155,7 +158,7 @@ export class Plane {
         },
         publicOrigin: "",
       }),
-      launcher: new Launcher({ leftovers, groups: this.#options.groups, cwd: "/" }),
+      launcher: new Launcher({ leftovers, groups: this.#options.groups, cwd: "/", shims }),
       groups: this.#options.groups,
       leftovers,
       budget: new RestartBudget(clock, startBudget),
@@ -169,7 +172,8 @@ export class Plane {
       services: store.services,
       instances: store.instances,
     });
-    [this.#feed, this.#outputKeeper, this.#supervisor] = [feed, outputKeeper, supervisor];
+    [this.#feed, this.#outputKeeper, this.#supervisor, this.#shims] = [feed, outputKeeper, supervisor, shims];
+    shims.start();
     await feed.start();
     await supervisor.start();
   }
@@ -177,6 +181,7 @@ export class Plane {
   /** As `steward serve` stops: services run on. */
   async letGo(): Promise<void> {
     await this.#supervisor?.stop();
+    await this.#shims?.stop();
     await this.#outputKeeper?.stop();
     await this.#feed?.stop();
   }

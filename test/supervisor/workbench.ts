@@ -9,6 +9,7 @@ import type { InstanceReference } from "../../src/supervisor/instance-handle.ts"
 import { type Launched, Launcher } from "../../src/supervisor/launcher.ts";
 import { Leftovers } from "../../src/supervisor/leftovers.ts";
 import { ProcessTable } from "../../src/supervisor/process-table.ts";
+import { Shims } from "../../src/supervisor/shims.ts";
 import { signalProcess } from "../../src/supervisor/spawn.ts";
 import { eventually } from "../support/eventually.ts";
 
@@ -44,7 +45,7 @@ export class Workbench {
     const instanceId = `${basename(this.directory)}-${number}`;
     const place = join(this.directory, String(number));
     const { shell = "/bin/sh", groups } = work;
-    const launcher = new Launcher({ leftovers: this.leftovers, groups, cwd: "/", shell });
+    const launcher = new Launcher({ leftovers: this.leftovers, groups, cwd: "/", shims: new Shims(shell) });
     const launched = await launcher.launch({
       instanceId,
       runDir: place,
