@@ -19,9 +19,9 @@ export async function exitKnown(directory: string): Promise<Figure[]> {
   for (let sample = 0; sample < samples; sample++) {
     const place = join(directory, `exit-${sample}`);
     const launched = await launchSleep(launcher, place);
+    const pid = await eventually(() => commandPid(launched), { everyMs: 1 });
     const adoption = await adopt(launched, leftovers);
     if (!adoption.alive) throw new Error("it has ended already");
-    const pid = await eventually(() => commandPid(launched), { everyMs: 1 });
     const start = performance.now();
     const since = () => performance.now() - start;
     process.kill(pid, "SIGKILL");

@@ -5,7 +5,7 @@ import { setTimeout as delay } from "node:timers/promises";
 import type { InstanceHandle, InstanceReference } from "./instance-handle.ts";
 import type { Leftovers } from "./leftovers.ts";
 import { stateOf } from "./process-identity.ts";
-import { type ProcessExit, runFiles } from "./run-directory.ts";
+import { hasExitRecord, type ProcessExit, runFiles } from "./run-directory.ts";
 
 export type Adoption =
   | { readonly alive: true; readonly handle: InstanceHandle }
@@ -23,18 +23,21 @@ export async function adopt(instance: InstanceReference, leftovers: Leftovers): 
   return { alive: true, handle: { ...instance, exited } };
 }
 
-/** Resolves when the shim is gone. Its FIFO says so at once; where there is none, we look. */
+/** Resolves when the shim is gone, or is going and has nothing more to write. Its FIFO says so at once; while there is none, we look. */
 async function endOf(instance: InstanceReference): Promise<void> {
-  const descriptor = openFifo(join(instance.runDir, runFiles.alive));
-  if (descriptor !== undefined) await endOfFifo(descriptor);
   // A dying process closes its files a moment before it counts as dead, hence the short first pauses.
-  for (let pauseMs = 1; stateOf(instance.identity) === "alive"; pauseMs = Math.min(pauseMs * 2, fallbackPollMs)) {
+  for (let pauseMs = 1; stateOf(instance.identity) === "alive"; pauseMs = Math.min(pauseMs * 2, mostPauseMs)) {
+    const fifo = openFifo(join(instance.runDir, runFiles.alive));
+    if (fifo !== undefined) {
+      await endOfFifo(fifo);
+      if (hasExitRecord(instance.runDir)) return;
+    }
     await delay(pauseMs, undefined, { ref: false });
   }
 }
 
 /** For a FIFO that was not made yet, or that somebody removed. */
-const fallbackPollMs = 100;
+const mostPauseMs = 100;
 
 function openFifo(path: string): number | undefined {
   try {

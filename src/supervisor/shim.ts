@@ -7,11 +7,11 @@ import { runFiles } from "./run-directory.ts";
 /**
  * What stands between Steward and a service's command, in two POSIX shells of which one remains.
  *
- * The *shim*, which reads from its standard input what it is to hold, leads the instance's session and group, waits for its one child and writes down how that ended. It runs as
- * Steward, with a fixed environment. Its child becomes the target user and then the *second stage*: a shell that waits
- * at the gate, which is its standard input, for a script with the service's environment, directory and command, and
- * turns into that command. So a service's values meet no process that is still root, and no argument list; and when the
- * gate closes without a script, nothing ran.
+ * The *shim* reads from its standard input what it is to hold, leads the instance's session and group, waits for its one
+ * child and writes down how that ended. It runs as Steward, with a fixed environment. Its child becomes the target user
+ * and then the *second stage*: a shell that waits at the gate, which is the rest of the same input, for a script with the
+ * service's environment, directory and command, and turns into that command. So a service's values meet no process that
+ * is still root, and no argument list; and when the gate closes without a script, nothing ran.
  */
 export interface ShimRequest {
   readonly runDir: string;
