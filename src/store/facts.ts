@@ -148,8 +148,10 @@ async function applyAll(tx: Transaction, batch: readonly Pending[]): Promise<Set
   for (const each of withoutRepetition(instances)) statements.push(tx.saveInstances(each));
   // Of several statuses only the last one is seen by anybody.
   if (statuses.size > 0) statements.push(tx.saveStatuses(statuses));
-  await Promise.all(statements);
-  for (const { uid, wish } of services.values()) if (wish === "deleted") await tx.finishDeletion(uid);
+  const leaving = [...services.values()].filter(({ wish }) => wish === "deleted");
+  if (leaving.length === 0) tx.leaveUnderWay(statements);
+  else await Promise.all(statements);
+  for (const { uid } of leaving) await tx.finishDeletion(uid);
   return refused;
 }
 
@@ -176,10 +178,7 @@ function apply(tx: Transaction, service: LockedService | undefined, change: Fact
   const { instanceToken, route } = change;
   const statements: Promise<unknown>[] = [];
   if (service !== undefined) {
-    if (instanceToken !== undefined) {
-      statements.push(tx.revokeTokens(service.uid, instanceToken.createTime, "instance"));
-      statements.push(tx.insertToken(instanceToken));
-    }
+    if (instanceToken !== undefined) statements.push(tx.replaceInstanceToken(instanceToken));
     if (route !== undefined) statements.push("removed" in route ? tx.removeRoute(service.uid) : tx.saveRoute(route));
   }
   const of = service && { name: service.name, uid: service.uid, generation: service.generation };

@@ -116,22 +116,38 @@ export async function insertToken(on: Queryable, token: NewToken): Promise<void>
        revoke_time = NULL, last_used_time = NULL, replaced_by = NULL
        WHERE t.source = 'supplied' AND t.revoke_time IS NOT NULL AND EXCLUDED.source = 'supplied'
      RETURNING 1`,
-    [
-      token.id,
-      token.digest,
-      token.service?.uid ?? null,
-      token.instanceId ?? null,
-      token.hint,
-      token.scopes,
-      token.note,
-      token.source,
-      token.createdBy,
-      token.createTime,
-      token.expireTime ?? null,
-    ],
+    valuesOf(token),
     "insert token",
   );
   if (inserted.length === 0) throw tokenInUse();
+}
+
+/** Inserts the token of a new instance; those of earlier instances of its service are revoked as of its beginning. */
+export async function replaceInstanceToken(on: Queryable, token: NewToken): Promise<void> {
+  await query(
+    on,
+    `WITH replaced AS (UPDATE tokens SET revoke_time = $10 WHERE service_uid = $3 AND source = 'instance' AND revoke_time IS NULL)
+     INSERT INTO tokens (id, digest, service_uid, instance_id, hint, scopes, note, source, created_by, create_time, expire_time)
+     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)`,
+    valuesOf(token),
+    "replace instance token",
+  );
+}
+
+function valuesOf(token: NewToken): unknown[] {
+  return [
+    token.id,
+    token.digest,
+    token.service?.uid ?? null,
+    token.instanceId ?? null,
+    token.hint,
+    token.scopes,
+    token.note,
+    token.source,
+    token.createdBy,
+    token.createTime,
+    token.expireTime ?? null,
+  ];
 }
 
 export async function updateToken(

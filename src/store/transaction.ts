@@ -26,7 +26,7 @@ import {
   updateService,
 } from "./services.ts";
 import { specAt } from "./spec-revisions.ts";
-import { insertToken, lockToken, type NewToken, revokeTokens, updateToken } from "./tokens.ts";
+import { insertToken, lockToken, type NewToken, replaceInstanceToken, revokeTokens, updateToken } from "./tokens.ts";
 
 /** What the last statement of a transaction tells. */
 export interface Appended {
@@ -45,6 +45,7 @@ export class Transaction {
   readonly #on: Queryable;
   readonly #events: (NewEvent & { readonly after?: Service })[] = [];
   readonly #changed = new Set<string>();
+  readonly #underWay: Promise<unknown>[] = [];
 
   constructor(on: Queryable) {
     this.#on = on;
@@ -130,6 +131,11 @@ export class Transaction {
     await insertToken(this.#on, token);
   }
 
+  /** Inserts the token of a new instance; those of earlier instances of its service are revoked. */
+  async replaceInstanceToken(token: NewToken): Promise<void> {
+    await replaceInstanceToken(this.#on, token);
+  }
+
   async updateToken(id: string, patch: { expireTime?: Date; revokeTime?: Date; replacedBy?: string }): Promise<void> {
     await updateToken(this.#on, id, patch);
   }
@@ -188,9 +194,21 @@ export class Transaction {
     if (event.service !== undefined) this.#changed.add(event.service.uid);
   }
 
+  /** Statements whose answers tell nothing, unless they fail: then so does the transaction. Nobody waits for them before its end. */
+  leaveUnderWay(statements: readonly Promise<unknown>[]): void {
+    for (const statement of statements) statement.catch(() => undefined);
+    this.#underWay.push(...statements);
+  }
+
   /** The last statement: numbers and stores the events. Undefined if there are none. `withServices`: whether the changed services are asked for. */
   async close(node: string, withServices: boolean): Promise<Appended | undefined> {
-    if (!this.hasEvents) return undefined;
+    const appending = this.hasEvents ? this.#appendEvents(node, withServices) : undefined;
+    // What failed first says why.
+    await Promise.all([...this.#underWay, appending]);
+    return appending;
+  }
+
+  async #appendEvents(node: string, withServices: boolean): Promise<Appended> {
     const rows = await query<{ revision: bigint; uid: string | null; image: ServiceImage | null }>(
       this.#on,
       withServices

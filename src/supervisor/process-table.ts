@@ -1,4 +1,4 @@
-import { closeSync, openSync, readdirSync, readSync } from "node:fs";
+import { closeSync, openSync, readdirSync, readSync, statSync } from "node:fs";
 import { setTimeout as delay, setImmediate } from "node:timers/promises";
 import { instanceMarker, ownersOf } from "./environment.ts";
 import { isDead, type ProcessStat, readStat } from "./process-identity.ts";
@@ -51,8 +51,8 @@ function byMarker(entries: readonly TableEntry[]): Map<string, TableEntry[]> {
 }
 
 /**
- * Everything alive on this machine. A scan costs about 15 ms for 1,000 processes, so callers that ask while one is
- * under way share the next; a scan never holds the event loop longer than a slice. After one that several
+ * Everything alive on this machine that is not older than asked. A scan costs about 15 ms for 1,000 processes, a third of that for those which are older
+ * and were seen before, so callers that ask while one is under way share the next; a scan never holds the event loop longer than a slice. After one that several
  * had asked for it rests for as long as that took: where a thousand services end at about the same time, the more of them share the next.
  */
 export class ProcessTable {
@@ -60,11 +60,11 @@ export class ProcessTable {
   #current: Promise<unknown> = Promise.resolve();
   #restsUntilMs = 0;
   #askers = 0;
-  /** Of the last scan: a marker that was seen once stays true, and reading it is half the cost. */
-  #marked = new Map<number, TableEntry>();
+  /** Those of the last scan by pid. */
+  #known: ReadonlyMap<number, Known> = new Map();
 
-  /** A scan that begins after the call. Only of those which started at `since` or later, in ticks since boot, it tells the marker. */
-  scan(since = 0): Promise<Processes> {
+  /** A scan that begins after the call, of what started at `since` or later, in ticks since boot. */
+  scan(since: number): Promise<Processes> {
     this.#askers++;
     this.#next ??= { processes: this.#queue(), since };
     this.#next.since = Math.min(this.#next.since, since);
@@ -86,48 +86,77 @@ export class ProcessTable {
     const startMs = performance.now();
     const isShared = this.#askers > 1;
     this.#askers = 0;
-    const entries = await readAll(since, this.#marked);
+    const looks = await lookAtAll(since, this.#known);
     const endMs = performance.now();
     this.#restsUntilMs = isShared ? endMs + (endMs - startMs) : 0;
-    this.#marked = new Map(
-      entries.filter(({ instanceId }) => instanceId !== undefined).map((each) => [each.pid, each]),
-    );
-    return new Processes(entries);
+    this.#known = new Map(looks.map(({ pid, known }) => [pid, known]));
+    return new Processes(looks.flatMap(({ entry }) => entry ?? []));
   }
 }
 
-const sliceOfPids = 64;
+/** What stays true of a process for as long as it lives, and how it is known again without a look into it. */
+interface Known {
+  /** Those of its directory, which another process would not have. */
+  readonly inode: number;
+  readonly madeMs: number;
+  readonly startTime: number;
+  /** A marker that was seen once stays true. */
+  readonly instanceId: string | undefined;
+}
+
+interface Look {
+  readonly pid: number;
+  readonly known: Known;
+  /** Undefined: it is older than asked, or dead. */
+  readonly entry?: TableEntry;
+}
+
+const sliceMs = 3;
 const mostRounds = 8;
 
 /** Looks again for what was forked while it looked: one that forks and ends faster than a look takes would never be seen otherwise. */
-async function readAll(since: number, marked: ReadonlyMap<number, TableEntry>): Promise<TableEntry[]> {
-  const entries: TableEntry[] = [];
+async function lookAtAll(since: number, known: ReadonlyMap<number, Known>): Promise<Look[]> {
+  const looks: Look[] = [];
   const seen = new Set<number>();
+  let sliceStartMs = performance.now();
   for (let round = 0; round < mostRounds; round++) {
     const fresh = pids().filter((pid) => !seen.has(pid));
     if (fresh.length === 0) break;
-    for (const [index, pid] of fresh.entries()) {
-      if (index % sliceOfPids === sliceOfPids - 1) await setImmediate();
+    for (const pid of fresh) {
+      if (performance.now() - sliceStartMs > sliceMs) {
+        await setImmediate();
+        sliceStartMs = performance.now();
+      }
       seen.add(pid);
-      const stat = readStat(pid);
-      if (stat !== undefined && !isDead(stat)) entries.push({ ...stat, instanceId: markerOf(stat, since, marked) });
+      const look = lookAt(pid, since, known.get(pid));
+      if (look !== undefined) looks.push(look);
     }
   }
-  return entries;
+  return looks;
 }
 
 function pids(): number[] {
   return readdirSync("/proc").map(Number).filter(Number.isInteger);
 }
 
+/** Most of a machine is older than what is looked for, and need not be read again to know that. */
+function lookAt(pid: number, since: number, before: Known | undefined): Look | undefined {
+  const directory = statSync(`/proc/${pid}`, { throwIfNoEntry: false });
+  if (directory === undefined) return undefined;
+  const { ino: inode, ctimeMs: madeMs } = directory;
+  const again = before?.inode === inode && before.madeMs === madeMs ? before : undefined;
+  if (again !== undefined && again.startTime < since) return { pid, known: again };
+  const stat = readStat(pid);
+  if (stat === undefined) return undefined;
+  const startTime = Number(stat.startTime);
+  const isAsked = startTime >= since;
+  const instanceId = again?.instanceId ?? (isAsked ? readMarker(stat) : undefined);
+  const known = { inode, madeMs, startTime, instanceId };
+  return isAsked && !isDead(stat) ? { pid, known, entry: { ...stat, instanceId } } : { pid, known };
+}
+
 const kernelThreadParent = 2;
 const marker = Buffer.from(`${instanceMarker}=`);
-
-function markerOf(stat: ProcessStat, since: number, marked: ReadonlyMap<number, TableEntry>): string | undefined {
-  const known = marked.get(stat.pid);
-  if (known?.startTime === stat.startTime) return known.instanceId;
-  return Number(stat.startTime) < since ? undefined : readMarker(stat);
-}
 
 function readMarker(stat: ProcessStat): string | undefined {
   if (stat.parent === kernelThreadParent || stat.pid === kernelThreadParent) return undefined;
