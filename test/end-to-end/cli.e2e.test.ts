@@ -10,8 +10,7 @@ import packageJson from "../../package.json" with { type: "json" };
 import { settings } from "../../src/config.ts";
 import { eventually } from "../support/eventually.ts";
 import { createTestDatabase } from "../support/postgres.ts";
-import { freePort } from "./harness.ts";
-import { StewardProcess } from "./steward-process.ts";
+import { freePort, TestSteward } from "./harness.ts";
 
 const root = fileURLToPath(new URL("../..", import.meta.url));
 const program = join(root, "bin/steward");
@@ -22,7 +21,7 @@ interface RunOptions {
   readonly env?: Readonly<Record<string, string>>;
 }
 
-let server: StewardProcess;
+let server: TestSteward;
 /** Where the commands are run: nothing of ours is there but what a test writes. */
 let directory: string;
 const running: { kill(signal: "SIGKILL"): boolean; readonly ended: Promise<unknown> }[] = [];
@@ -30,8 +29,7 @@ const running: { kill(signal: "SIGKILL"): boolean; readonly ended: Promise<unkno
 beforeAll(async () => {
   directory = await mkdtemp(join(tmpdir(), "steward-cli-"));
   // A fixed port, so that clients find the server again after a restart.
-  server = await StewardProcess.create(["--listen", `127.0.0.1:${await freePort()}`]);
-  await server.start();
+  server = await TestSteward.start({ proxy: "bundled", flags: { listen: `127.0.0.1:${await freePort()}` } });
 });
 afterEach(async () => {
   for (const child of running.splice(0)) {
@@ -40,7 +38,7 @@ afterEach(async () => {
   }
 });
 afterAll(async () => {
-  await server.destroy();
+  await server[Symbol.asyncDispose]();
   await rm(directory, { recursive: true });
 });
 
@@ -413,8 +411,8 @@ describe("steward events", () => {
     await steward("restart", "one", "--wait");
     await eventually(() => startsOfOne() === 1);
 
-    await server.kill("SIGKILL");
-    await server.start();
+    await server.crash();
+    await server.startAgain();
     await steward("restart", "one", "--wait");
     await eventually(() => startsOfOne() === 2);
 
@@ -471,7 +469,7 @@ describe("tokens", () => {
     const { out } = await as(rotated.out, "whoami");
     expect(out).toMatch(/^operator list:services read:services\ntoken \S+ expires \S+Z\nserver unix:\//);
 
-    const ids = (await as(await server.adminToken(), "token", "list", "-o", "name")).out.split("\n");
+    const ids = (await as(server.adminToken, "token", "list", "-o", "name")).out.split("\n");
     expect((await steward("token", "revoke", ids[0] ?? "")).out).toBe(`${ids[0]} revoked`);
     expect(await as(rotated.out, "whoami")).toMatchObject({ code: 4, err: expect.stringContaining("revoked") });
     expect((await steward("token", "list", "--all")).out).toContain("REVOKED");
@@ -499,8 +497,8 @@ describe("tokens", () => {
   });
 
   test("are found: the local server's by itself, else by variable, file and flag", async () => {
-    const { connect, grpc } = await server.addresses();
-    const secret = await server.adminToken();
+    const { connect, grpc } = server.addresses;
+    const secret = server.adminToken;
     const elsewhere = { STEWARD_STATE_DIR: directory };
     const tokenFile = await file("token", secret, "");
 
@@ -535,7 +533,7 @@ describe("tokens", () => {
 
     const told = (
       await Promise.all([
-        readFile(join(server.stateDir, "serve.log"), "utf8"),
+        server.log,
         steward("events", "--since", "0", "-o", "json").then(({ out }) => out),
         steward("get", "services", "-o", "json").then(({ out }) => out),
         steward("token", "list", "--all", "-o", "json").then(({ out }) => out),
@@ -544,7 +542,7 @@ describe("tokens", () => {
     ).join("\n");
 
     expect(told).toContain("walk");
-    for (const secret of [issued.out, "walked-secret-token", await server.adminToken(), "wrong-secret-of-a-client"])
+    for (const secret of [issued.out, "walked-secret-token", server.adminToken, "wrong-secret-of-a-client"])
       expect(told).not.toContain(secret);
     await steward("delete", "walk");
   });
@@ -557,7 +555,7 @@ describe("the program", () => {
     expect(await steward("health")).toEqual({ code: 0, out: "serving", err: "" });
     expect(
       await run(["health"], {
-        env: { STEWARD_STATE_DIR: directory, STEWARD_ADDRESS: (await server.addresses()).connect },
+        env: { STEWARD_STATE_DIR: directory, STEWARD_ADDRESS: server.addresses.connect },
       }),
     ).toMatchObject({ code: 0 });
     const { out } = await steward("--help");

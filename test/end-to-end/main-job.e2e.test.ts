@@ -1,6 +1,7 @@
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { eventually } from "../support/eventually.ts";
-import { StewardProcess } from "./steward-process.ts";
+import { CommandLine } from "./command-line.ts";
+import { TestSteward } from "./harness.ts";
 
 interface ServiceJson {
   readonly name: string;
@@ -14,37 +15,38 @@ interface ServiceJson {
 }
 
 describe("the main job, as a person does it", () => {
-  let steward: StewardProcess;
+  let server: TestSteward;
+  let steward: CommandLine;
 
   beforeAll(async () => {
-    steward = await StewardProcess.create();
-    await steward.start();
+    server = await TestSteward.start({ proxy: "bundled", keepServices: true });
+    steward = new CommandLine(server);
   });
-  afterAll(() => steward.destroy());
+  afterAll(() => server[Symbol.asyncDispose]());
 
   const get = (name: string) => steward.json<ServiceJson>("get", "services", name);
-  const page = async (path: string) => fetch(`${(await steward.addresses()).proxy}${path}`);
+  const page = (path: string) => fetch(`${server.addresses.proxy}${path}`);
 
   test("applies the examples, routes them and shows them", async () => {
-    const applied = await steward.cli("apply", "-f", "examples/services.yaml", "--wait");
+    const applied = await steward.run("apply", "-f", "examples/services.yaml", "--wait");
 
     expect(applied.stderr).toContain("32 or more are recommended");
     expect(applied).toMatchObject({ exitCode: 0 });
     expect(applied.stdout).toContain("+ whoami created");
     const body = await (await page("/services/whoami/x")).text();
     expect(body).toContain("I am whoami");
-    expect((await steward.cli("get", "services")).stdout).toMatch(/my-service +external/);
-    expect((await steward.cli("get", "routes")).stdout).toMatch(/\/services\/whoami\/ .* PROGRAMMED/);
+    expect((await steward.run("get", "services")).stdout).toMatch(/my-service +external/);
+    expect((await steward.run("get", "routes")).stdout).toMatch(/\/services\/whoami\/ .* PROGRAMMED/);
   });
 
   test("plans nothing for what is as it should be", async () => {
-    const plan = await steward.cli("apply", "-f", "examples/services.yaml", "--plan");
+    const plan = await steward.run("apply", "-f", "examples/services.yaml", "--plan");
 
     expect(plan.stdout.split("\n").every((line) => line.endsWith("unchanged"))).toBe(true);
   });
 
   test("gives a worker a token that lets it use the API", async () => {
-    await eventually(async () => (await steward.cli("logs", "cull-idle")).stdout.includes("I am cull-idle, an admin"));
+    await eventually(async () => (await steward.run("logs", "cull-idle")).stdout.includes("I am cull-idle, an admin"));
   });
 
   test("restarts a service whose process is killed, and says so", async () => {
@@ -56,15 +58,15 @@ describe("the main job, as a person does it", () => {
       return status.pid !== before.status.pid && status.ready === true;
     });
 
-    const events = (await steward.cli("events", "whoami")).stdout;
+    const events = (await steward.run("events", "whoami")).stdout;
     expect(events).toMatch(/instance_exited .*SIGKILL[^]*restart_scheduled[^]*instance_ready/);
     expect((await page("/services/whoami/")).status).toBe(200);
   });
 
   test("keeps everything over a restart of the server, without touching what runs", async () => {
     const before = await get("whoami");
-    await steward.kill("SIGTERM");
-    await steward.start();
+    await server.stop();
+    await server.startAgain();
 
     const after = await get("whoami");
 
@@ -74,53 +76,53 @@ describe("the main job, as a person does it", () => {
 
   test("takes over what runs and collects what ended after the server was killed", async () => {
     const [whoami, worker] = [await get("whoami"), await get("cull-idle")];
-    await steward.kill("SIGKILL");
+    await server.crash();
     process.kill(Number(worker.status.pid), "SIGKILL");
-    await steward.start();
+    await server.startAgain();
 
     expect((await get("whoami")).status.pid).toBe(whoami.status.pid);
     await eventually(async () => (await get("cull-idle")).status.ready === true);
-    const events = (await steward.cli("events", "--tail", "60")).stdout;
+    const events = (await steward.run("events", "--tail", "60")).stdout;
     expect(events).toMatch(/instance_adopted +whoami/);
     expect(events).toMatch(/instance_exited +cull-idle .*SIGKILL/);
   });
 
   test("stops and starts on request", async () => {
-    expect(await steward.cli("stop", "whoami", "--wait")).toMatchObject({ exitCode: 0, stdout: "whoami stopped" });
+    expect(await steward.run("stop", "whoami", "--wait")).toMatchObject({ exitCode: 0, stdout: "whoami stopped" });
     expect((await page("/services/whoami/")).status).toBe(404);
     expect((await get("whoami")).status.state).toBe("SERVICE_STATE_STOPPED");
 
-    expect(await steward.cli("start", "whoami", "--wait")).toMatchObject({ exitCode: 0 });
+    expect(await steward.run("start", "whoami", "--wait")).toMatchObject({ exitCode: 0 });
     expect((await page("/services/whoami/")).status).toBe(200);
   });
 
   test("deletes a service, its process and its route", async () => {
     const { pid } = (await get("whoami")).status;
-    expect(await steward.cli("delete", "whoami")).toMatchObject({ exitCode: 5 });
+    expect(await steward.run("delete", "whoami")).toMatchObject({ exitCode: 5 });
 
-    expect(await steward.cli("delete", "whoami", "--force", "--wait")).toMatchObject({ exitCode: 0 });
+    expect(await steward.run("delete", "whoami", "--force", "--wait")).toMatchObject({ exitCode: 0 });
 
-    expect(await steward.cli("get", "services", "whoami")).toMatchObject({ exitCode: 3 });
+    expect(await steward.run("get", "services", "whoami")).toMatchObject({ exitCode: 3 });
     expect((await page("/services/whoami/")).status).toBe(404);
     expect(() => process.kill(Number(pid), 0)).toThrow("ESRCH");
   });
 
   test("issues, rotates and revokes tokens", async () => {
-    const { stdout: secret } = await steward.cli("token", "issue", "--note", "test");
+    const { stdout: secret } = await steward.run("token", "issue", "--note", "test");
     const [token] = (await steward.json<{ id: string; note?: string }[]>("token", "list")).filter(
       ({ note }) => note === "test",
     );
-    expect(await steward.cli("--token", secret, "whoami")).toMatchObject({ exitCode: 0 });
+    expect(await steward.run("--token", secret, "whoami")).toMatchObject({ exitCode: 0 });
 
-    const { stdout: successor } = await steward.cli("token", "rotate", token?.id ?? "", "--overlap", "0s");
+    const { stdout: successor } = await steward.run("token", "rotate", token?.id ?? "", "--overlap", "0s");
 
-    expect(await steward.cli("--token", secret, "whoami")).toMatchObject({ exitCode: 4 });
-    expect(await steward.cli("--token", successor, "whoami")).toMatchObject({ exitCode: 0 });
+    expect(await steward.run("--token", secret, "whoami")).toMatchObject({ exitCode: 4 });
+    expect(await steward.run("--token", successor, "whoami")).toMatchObject({ exitCode: 0 });
     const ids = (await steward.json<{ id: string; note?: string }[]>("token", "list"))
       .filter(({ note }) => note === "test")
       .map(({ id }) => id);
-    await steward.cli("token", "revoke", ...ids);
-    expect(await steward.cli("--token", successor, "whoami")).toMatchObject({ exitCode: 4 });
+    await steward.run("token", "revoke", ...ids);
+    expect(await steward.run("--token", successor, "whoami")).toMatchObject({ exitCode: 4 });
   });
 
   test.each([
@@ -144,7 +146,7 @@ describe("the main job, as a person does it", () => {
   ])("refuses %s, names the field and leaves nothing behind", async (_, service, field) => {
     const before = await steward.json<object[]>("get", "services");
 
-    const refused = await steward.cliWith(JSON.stringify({ services: [service] }), "apply", "-f", "-");
+    const refused = await steward.runWith(JSON.stringify({ services: [service] }), "apply", "-f", "-");
 
     expect(refused.exitCode).toBeGreaterThan(0);
     expect(refused.stderr).toContain(field);
