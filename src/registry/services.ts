@@ -51,6 +51,7 @@ export interface ServiceReader {
     after: Place | undefined;
     limit: number;
   }): Promise<{ services: readonly { service: Service; place: Place }[]; revision: bigint }>;
+  withDependencies(name: string): Promise<{ services: readonly Service[]; revision: bigint }>;
   snapshot(): Promise<{ services: readonly Service[]; revision: bigint }>;
 }
 
@@ -164,6 +165,11 @@ export class Services {
     const last = page.length > size ? revisions.at(-1) : undefined;
     const nextPageToken = last === undefined ? "" : encodePageToken(list, String(last.revision));
     return { revisions, nextPageToken, revision };
+  }
+
+  /** A service and those it depends on, directly or through others, as far as they are there. */
+  async withDependencies(name: string): Promise<{ services: readonly Service[]; revision: bigint }> {
+    return this.#options.reader.withDependencies(name);
   }
 
   /** All services and the revision that they are true at together. */

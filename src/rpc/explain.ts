@@ -16,7 +16,8 @@ import { timeToProto } from "./convert-time.ts";
 
 /** What an explanation needs of the registry. */
 export interface Registered {
-  snapshot(): Promise<{ readonly services: readonly Service[]; readonly revision: bigint }>;
+  /** A service and those it depends on, directly or through others, as far as they are there. */
+  withDependencies(name: string): Promise<{ readonly services: readonly Service[]; readonly revision: bigint }>;
 }
 
 /** What an explanation needs of the supervisor. */
@@ -49,7 +50,7 @@ export class Explaining {
   /** Throws not_found. Services that the principal may not read are causes without their detail. */
   async explain(name: string, principal: Principal): Promise<MessageInitShape<typeof ExplainResponseSchema>> {
     const { registry, observed, isRouted } = this.#options;
-    const { services, revision } = await registry.snapshot();
+    const { services, revision } = await registry.withDependencies(name);
     const byKey = new Map(services.map((service) => [nameKey(service.name), service]));
     const service = byKey.get(nameKey(name));
     if (service === undefined || service.name !== name) throw serviceNotFound(name);

@@ -74,6 +74,26 @@ export class ServiceRows {
     });
   }
 
+  /** A service and those it depends on, directly or through others, as far as they are there. In no order. */
+  async withDependencies(name: string): Promise<{ services: Service[]; revision: bigint }> {
+    const rows = await query<{ head: bigint; image: ServiceImage | null }>(
+      this.#pool,
+      `WITH RECURSIVE needed (name_key) AS (
+         SELECT $1::text COLLATE "C"
+         UNION
+         SELECT lower((d ->> 'service') COLLATE "C") FROM needed JOIN services s USING (name_key), jsonb_array_elements(s.spec #> '{kind,dependsOn}') d
+       )
+       SELECT head, p.image FROM store LEFT JOIN LATERAL
+         (SELECT service_image(s) AS image FROM services s JOIN needed USING (name_key)) p ON true`,
+      [nameKey(name)],
+      "service with dependencies",
+    );
+    return {
+      services: rows.flatMap(({ image }) => (image === null ? [] : [decodeService(image)])),
+      revision: rows[0]?.head ?? 0n,
+    };
+  }
+
   async sealedApiToken(uid: string): Promise<Buffer | undefined> {
     return sealedApiToken(this.#pool, uid);
   }

@@ -203,6 +203,26 @@ test("a name is one service's, in whatever case", async () => {
   expect((await store.services.byName("Web")).service?.name).toBe("Web");
 });
 
+test("a service is read with those it depends on, near and far, in whatever case, and with nobody else", async () => {
+  const store = await startStore();
+  const on = (...names: string[]) => ({
+    dependsOn: names.map((service) => ({ service, condition: "started" as const })),
+  });
+  await create(store, "database");
+  await create(store, "Cache", { spec: managedSpec("Cache", on("database")) });
+  await create(store, "web", { spec: managedSpec("web", on("cache", "database", "not-there")) });
+  await create(store, "other", { spec: managedSpec("other", on("web")) });
+  const namesWith = async (name: string) => {
+    const { services, revision } = await store.services.withDependencies(name);
+    expect(revision).toBe(4n);
+    return services.map((service) => service.name).sort();
+  };
+
+  expect(await namesWith("web")).toEqual(["Cache", "database", "web"]);
+  expect(await namesWith("database")).toEqual(["database"]);
+  expect(await namesWith("not-there")).toEqual([]);
+});
+
 test("an OAuth client id is one service's", async () => {
   const store = await startStore();
   await create(store, "web");
