@@ -531,15 +531,13 @@ describe("tokens", () => {
     await run(["apply", "-f", "-"], { input: "services: [{name: walk, url: 'http://127.0.0.1:9', api_token: short}]" });
     await run(["whoami"], { env: { STEWARD_TOKEN: "sts_wrong-secret-of-a-client" } });
 
-    const told = (
-      await Promise.all([
-        server.log,
-        steward("events", "--since", "0", "-o", "json").then(({ out }) => out),
-        steward("get", "services", "-o", "json").then(({ out }) => out),
-        steward("token", "list", "--all", "-o", "json").then(({ out }) => out),
-        steward("describe", "walk").then(({ out }) => out),
-      ])
-    ).join("\n");
+    const shown = await Promise.all([
+      steward("events", "--since", "0", "-o", "json"),
+      steward("get", "services", "-o", "json"),
+      steward("token", "list", "--all", "-o", "json"),
+      steward("describe", "walk"),
+    ]);
+    const told = [server.log, ...shown.map(({ out }) => out)].join("\n");
 
     expect(told).toContain("walk");
     for (const secret of [issued.out, "walked-secret-token", server.adminToken, "wrong-secret-of-a-client"])
