@@ -1,7 +1,6 @@
-import { existsSync, mkdirSync, readFileSync } from "node:fs";
+import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterEach, beforeEach, expect, test } from "vitest";
-import { Launcher } from "../../src/supervisor/launcher.ts";
 import { childrenOf, identify, stateOf } from "../../src/supervisor/process-identity.ts";
 import { Shims } from "../../src/supervisor/shims.ts";
 import type { Spawned } from "../../src/supervisor/spawn.ts";
@@ -64,28 +63,11 @@ test.each(shells())("under $name it takes words of any kind, on a command's way 
   shims = new Shims(path(bench.directory));
   shims.start();
   await forkedAhead();
-  const place = join(bench.directory, `it's "odd"\n\\n$n \`id\` `);
-  mkdirSync(place);
-  const runDir = join(place, "run");
-  const launcher = new Launcher({ leftovers: bench.leftovers, cwd: "/", shims });
-  const launched = await launcher.launch({
-    instanceId: place,
-    runDir,
-    stdoutPath: `${runDir}.stdout`,
-    stderrPath: `${runDir}.stderr`,
-    argv: ["sh", "-c", "echo here; exit 3"],
-    cwd: undefined,
-    environment: new Map([["STEWARD_INSTANCE", place]]),
-    account: undefined,
-    limits: {},
-    unenforced: "",
-    notifyFd: undefined,
-  });
-  bench.track(launched);
-  await launched.release();
+
+  const launched = await bench.run(["sh", "-c", "echo here; exit 3"], { shims, name: `it's "odd"\n\\n$n \`id\` /run` });
 
   expect(await launched.exited).toMatchObject({ reason: "exited", code: 3 });
-  expect(readFileSync(`${runDir}.stdout`, "utf8")).toBe("here\n");
+  expect(bench.output(launched)).toBe("here\n");
 });
 
 test("one whose words are cut short holds nothing and leaves nothing", async () => {

@@ -18,6 +18,9 @@ export interface Work {
   readonly environment?: Readonly<Record<string, string>>;
   readonly account?: Account;
   readonly shell?: string;
+  readonly shims?: Shims;
+  /** Of its run directory, below the workbench's. */
+  readonly name?: string;
   readonly notifyFd?: number;
   readonly limits?: Limits;
   /** Undefined: no control group. */
@@ -43,9 +46,9 @@ export class Workbench {
   async #launch(argv: readonly string[], work: Work, environment: Readonly<Record<string, string>>): Promise<Launched> {
     const number = this.#launches++;
     const instanceId = `${basename(this.directory)}-${number}`;
-    const place = join(this.directory, String(number));
-    const { shell = "/bin/sh", groups } = work;
-    const launcher = new Launcher({ leftovers: this.leftovers, groups, cwd: "/", shims: new Shims(shell) });
+    const { name = String(number), shims = new Shims(work.shell), groups } = work;
+    const place = join(this.directory, name);
+    const launcher = new Launcher({ leftovers: this.leftovers, groups, cwd: "/", shims });
     const launched = await launcher.launch({
       instanceId,
       runDir: place,
