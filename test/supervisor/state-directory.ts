@@ -35,9 +35,13 @@ export async function endInstances(stateDir: string): Promise<void> {
   groups?.close();
 }
 
-/** The pids of all living shims that were started from a state directory. */
+/** The pids of all living shims that hold an instance of a state directory: each holds its FIFO. */
 export function shimsOf(stateDir: string): number[] {
-  return processes().filter((pid) => commandLine(pid).includes(join(stateDir, "run")));
+  const root = join(stateDir, "run");
+  return processes().filter((pid) => {
+    const held = linkOf(pid, 3);
+    return held.startsWith(root) && held.includes("/alive");
+  });
 }
 
 /** Whether a process runs: one that was not reaped yet is gone, although a signal to it still succeeds. */
@@ -52,15 +56,16 @@ function processes(): number[] {
 
 /** Whether its output is kept there: so it is of an instance, also when it has left the session. */
 function writesTo(pid: number, stateDir: string): boolean {
-  try {
-    return readlinkSync(`/proc/${pid}/fd/1`).startsWith(join(stateDir, "logs"));
-  } catch {
-    return false;
-  }
+  return linkOf(pid, 1).startsWith(join(stateDir, "logs"));
 }
 
-function commandLine(pid: number): string {
-  return read(`/proc/${pid}/cmdline`).replaceAll("\0", " ");
+/** What a descriptor of a process leads to; empty if there is none. */
+function linkOf(pid: number, descriptor: number): string {
+  try {
+    return readlinkSync(`/proc/${pid}/fd/${descriptor}`);
+  } catch {
+    return "";
+  }
 }
 
 function sessionOf(pid: number): number {
