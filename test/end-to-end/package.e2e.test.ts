@@ -107,7 +107,7 @@ describe("the package that npm pack makes", () => {
 async function olderNode(): Promise<string | undefined> {
   for (const directory of process.env["PATH"]?.split(delimiter) ?? []) {
     const node = join(directory, "node");
-    const { stdout = "" } = await execa(node, ["--version"], { reject: false });
+    const { stdout } = await execa(node, ["--version"], { reject: false });
     if (/^v(?:1\d|2[01])\./.test(stdout)) return node;
   }
   return undefined;
