@@ -1,6 +1,7 @@
 import { mkdirSync, statSync } from "node:fs";
 import { readdir, rm } from "node:fs/promises";
-import { enableCompileCache, flushCompileCache, getCompileCacheDir } from "node:module";
+// Not by name: a Node that is too old has none of these, and shall come as far as to say that it is too old.
+import module from "node:module";
 import { basename, dirname, join } from "node:path";
 
 /** From now on modules are compiled once for all starts: what comes of it is kept in the state directory, and is a third of the time of a start. */
@@ -10,14 +11,14 @@ export function useCompiledCode(stateDir: string): void {
   if (!isOurs(stateDir)) return;
   const directory = join(stateDir, "compiled");
   mkdirSync(directory, { recursive: true, mode: 0o700 });
-  if (isOurs(directory)) enableCompileCache(directory);
+  if (isOurs(directory)) module.enableCompileCache(directory);
 }
 
 /** Writes down what was compiled until now, because a crash would not; and forgets what other versions of Node had left. */
 export async function keepCompiledCode(): Promise<void> {
-  const current = getCompileCacheDir();
+  const current = module.getCompileCacheDir();
   if (current === undefined) return;
-  flushCompileCache();
+  module.flushCompileCache();
   const all = dirname(current);
   for (const name of await readdir(all))
     if (name !== basename(current)) await rm(join(all, name), { recursive: true, force: true });

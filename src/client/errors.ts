@@ -1,5 +1,5 @@
 import { durationMs } from "@bufbuild/protobuf/wkt";
-import { type Code, ConnectError } from "@connectrpc/connect";
+import { Code, ConnectError } from "@connectrpc/connect";
 import {
   BadRequestSchema,
   ErrorInfoSchema,
@@ -28,7 +28,7 @@ export class StewardError extends Error {
     const info = error.findDetails(ErrorInfoSchema).find(({ domain }) => domain === "steward");
     const [retry] = error.findDetails(RetryInfoSchema);
     const [request] = error.findDetails(RequestInfoSchema);
-    this.code = error.code;
+    this.code = codeOf(error);
     this.reason = (info === undefined ? undefined : reasons.get(info.reason)) ?? ErrorReason.UNSPECIFIED;
     this.violations = error
       .findDetails(BadRequestSchema)
@@ -45,3 +45,19 @@ export function stewardErrorOf(error: unknown): StewardError {
 }
 
 const reasons: ReadonlyMap<string, ErrorReason> = new Map(Object.entries(ErrorReason));
+
+/**
+ * What the server says by resetting a stream, as gRPC reads it. connect-es does so only where the reset finds it reading; else it tells the error of
+ * Node's stream, as a bug of somebody's.
+ */
+function codeOf({ code, cause }: ConnectError): Code {
+  if (code !== Code.Internal || !(cause instanceof Error)) return code;
+  const [, reset = ""] = /^Stream closed with error code NGHTTP2_(\w+)$/.exec(cause.message) ?? [];
+  return codesOfResets.get(reset) ?? code;
+}
+
+const codesOfResets: ReadonlyMap<string, Code> = new Map([
+  ["REFUSED_STREAM", Code.Unavailable],
+  ["CANCEL", Code.Canceled],
+  ["ENHANCE_YOUR_CALM", Code.ResourceExhausted],
+]);

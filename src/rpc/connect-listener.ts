@@ -54,6 +54,10 @@ export class ConnectListener implements Listener {
     return this.#bound;
   }
 
+  get taken(): number {
+    return this.#sockets.taken;
+  }
+
   async start(): Promise<void> {
     this.#bound = await listen(this.#server, this.#options.address);
   }
@@ -71,12 +75,18 @@ export class ConnectListener implements Listener {
 
   async stop(withinMs = 0): Promise<void> {
     this.refuse();
-    // Now those go which are idle.
-    this.#server.close();
+    const idle = setTimeout(() => this.#closeIdle(), nextRequestMs);
     await closedWithin(this.#closed, withinMs, () => {
       this.#sessions.destroyAll();
       this.#sockets.destroyAll();
     });
+    clearTimeout(idle);
+    this.#server.close();
+  }
+
+  #closeIdle(): void {
+    // A request that has arrived by now is read first.
+    setImmediate(() => this.#server.close());
   }
 
   #cleartext(): Http1Server {
@@ -106,6 +116,10 @@ export class ConnectListener implements Listener {
     return server.on("connection", (socket) => this.#sockets.add(socket));
   }
 }
+
+// An idle connection of HTTP/1.1 that is closed under a request looks to its client like a failure, where an answer tells it to go elsewhere. This is
+// many times what a client needs that goes on at once when a stream of its has ended, on a host that has much to do.
+const nextRequestMs = 500;
 
 function http1Options(limits: Limits) {
   return {

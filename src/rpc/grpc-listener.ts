@@ -50,6 +50,10 @@ export class GrpcListener implements Listener {
     return this.#bound;
   }
 
+  get taken(): number {
+    return this.#sockets.taken;
+  }
+
   async start(): Promise<void> {
     this.#bound = await listen(this.#server, this.#options.address);
   }

@@ -1,6 +1,7 @@
 import { once } from "node:events";
 import { chmod, rm } from "node:fs/promises";
 import { Server } from "node:net";
+import { setImmediate as nextTurn } from "node:timers/promises";
 
 /** Where to listen: a port, 0 for a free one. */
 export interface PortAddress {
@@ -35,6 +36,8 @@ export interface Listener {
   start(): Promise<void>;
   /** Undefined before the start, and for a Unix socket. */
   readonly bound: BoundPort | undefined;
+  /** How many connections it has taken so far. */
+  readonly taken: number;
   /** Takes no more connections and asks the clients of the open ones to go elsewhere. Open calls go on. */
   refuse(): void;
   /** Resolves when every connection is closed; those that do not close by themselves within the time are cut. */
@@ -66,6 +69,21 @@ export async function closedWithin(
   const timer = setTimeout(cut, withinMs);
   await closed;
   clearTimeout(timer);
+}
+
+/**
+ * Resolves when no connection waits to be taken, or after a second in which there always was one. A port that closes resets those that wait, and of
+ * each port Node takes one in a turn.
+ */
+export async function takeWaiting(listeners: readonly Listener[]): Promise<void> {
+  const untilMs = performance.now() + 1000;
+  const countTaken = () => listeners.reduce((sum, { taken }) => sum + taken, 0);
+  for (let before = -1; before !== countTaken() && performance.now() < untilMs; ) {
+    before = countTaken();
+    // The rest of this turn, and a whole one.
+    await nextTurn();
+    await nextTurn();
+  }
 }
 
 /**

@@ -4,6 +4,8 @@ import type { Socket } from "node:net";
 export class OpenSockets {
   readonly #lastWordsMs: number;
   readonly #sockets = new Set<Socket>();
+  /** How many there have been. */
+  taken = 0;
 
   /** `lastWordsMs`: how long a client may take to go once we have ended a connection. */
   constructor({ lastWordsMs }: { readonly lastWordsMs: number }) {
@@ -13,6 +15,7 @@ export class OpenSockets {
   /** Keeps one until it closes. One that we have ended, and whose client never ends it, is cut: it would be half open for ever. */
   add(socket: Socket): void {
     let timer: NodeJS.Timeout | undefined;
+    this.taken += 1;
     this.#sockets.add(socket);
     socket.once("finish", () => {
       timer = setTimeout(() => socket.destroy(), this.#lastWordsMs).unref();

@@ -9,7 +9,14 @@ import { GrpcListener } from "./grpc-listener.ts";
 import type { ServedService } from "./handler.ts";
 import { Health } from "./health.ts";
 import { defaultLimits, type Limits } from "./limits.ts";
-import type { BoundPort, Listener, PortAddress, SocketAddress, TlsMaterial } from "./listener.ts";
+import {
+  type BoundPort,
+  type Listener,
+  type PortAddress,
+  type SocketAddress,
+  type TlsMaterial,
+  takeWaiting,
+} from "./listener.ts";
 import { Metrics } from "./metrics.ts";
 import { type HttpHandler, pages } from "./pages.ts";
 import { Pipeline } from "./pipeline.ts";
@@ -143,6 +150,7 @@ export class RpcServer {
     this.#state = "draining";
     this.#health.drain();
     if (this.#hasStarted) await delay(this.#drain.noticeMs);
+    await takeWaiting(this.#listeners());
     this.#pipeline.refuseNewCalls(draining);
     for (const listener of this.#listeners()) listener.refuse();
     this.#endWaits();

@@ -1,6 +1,6 @@
 import { mkdir, mkdtemp, readdir, readFile, rm, symlink, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { delimiter, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { execa } from "execa";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
@@ -39,6 +39,8 @@ client.close();
 
 /** npm and tsc would keep compiled code in the temporary directory. */
 const tidy = { NODE_DISABLE_COMPILE_CACHE: "1" };
+
+const older = await olderNode();
 
 const compilerOptions = {
   ...{ target: "es2024", module: "nodenext", types: ["node"], strict: true, noEmit: true },
@@ -88,7 +90,28 @@ describe("the package that npm pack makes", () => {
     const output = { created: "wiki", seen: ["wiki", "wiki"], code: "NotFound", isMissing: true };
     expect(JSON.parse(stdout)).toEqual(output);
   });
+
+  test.skipIf(older === undefined)("says in one line that the host's Node is too old", async () => {
+    const entry = join(project, "node_modules", "steward", "dist", "src", "steward.js");
+
+    const { exitCode, stderr } = await execa(older ?? "", [entry, "serve"], { reject: false });
+
+    expect({ exitCode, stderr }).toEqual({
+      exitCode: 2,
+      stderr: expect.stringMatching(/^steward needs Node 22\.18 or newer; this is v\d+\.\d+\.\d+\. [^\n]+$/),
+    });
+  });
 });
+
+/** A `node` of the host that is older than the floor, if it has one. */
+async function olderNode(): Promise<string | undefined> {
+  for (const directory of process.env["PATH"]?.split(delimiter) ?? []) {
+    const node = join(directory, "node");
+    const { stdout } = await execa(node, ["--version"], { reject: false });
+    if (/^v(?:1\d|2[01])\./.test(stdout)) return node;
+  }
+  return undefined;
+}
 
 /** As `npm install FILE` would, but that dependencies come from the repository: there may be no registry. Returns the paths in the archive. */
 async function install(project: string): Promise<string[]> {

@@ -1,5 +1,9 @@
 import { once } from "node:events";
+import { Agent, get } from "node:http";
 import { connect as http2Connect } from "node:http2";
+import { connect } from "node:net";
+import { text } from "node:stream/consumers";
+import { setImmediate as nextTurn } from "node:timers/promises";
 import { Code, ConnectError, createClient } from "@connectrpc/connect";
 import { describe, expect, test } from "vitest";
 import { ErrorInfoSchema, RetryInfoSchema } from "../../gen/google/rpc/error_details_pb.ts";
@@ -172,6 +176,41 @@ test("first it says so and still answers, then it refuses, then the ports are fr
   expect(again.connectPort).toBe(rig.connectPort);
 });
 
+test("a client of HTTP/1.1 that goes on with its connection when a stream has ended is told to go elsewhere", async () => {
+  await using rig = await startRig({
+    async *watchServices(_request, { signal }) {
+      yield { cursor: { revision: 1n } };
+      await once(signal, "abort");
+    },
+  });
+  using agent = new KeptConnection();
+  const stream = registryClient(rig, "Connect protobuf").watchServices({})[Symbol.asyncIterator]();
+  await stream.next();
+  expect(await agent.get(rig.connectPort, "/healthz")).toEqual([200, "keep-alive"]);
+
+  const stopped = rig.server.stop();
+  await stream.next().catch(() => undefined);
+  for (let turn = 0; turn < 10; turn++) await nextTurn();
+
+  expect(await agent.get(rig.connectPort, "/readyz")).toEqual([503, "close"]);
+  expect(agent.connections).toBe(1);
+  await stopped;
+});
+
+test("connections that wait to be taken when the server goes are not reset", async () => {
+  await using rig = await startRig();
+  const clients = Array.from({ length: 20 }, () => connect(rig.connectPort, "127.0.0.1"));
+  const answers = clients.map(async (client) => {
+    client.write("GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+    return await text(client);
+  });
+  await Promise.all(clients.map((client) => once(client, "connect")));
+
+  await rig.server.stop();
+
+  for (const answer of await Promise.all(answers)) expect(answer).toMatch(/^HTTP\/1.1 200 /);
+});
+
 test.each(["connectPort", "grpcPort"] as const)("every connection gets a GOAWAY, on %s", async (port) => {
   await using rig = await startRig();
   const session = http2Connect(`http://127.0.0.1:${rig[port]}`);
@@ -218,3 +257,29 @@ test("calls before the server is open are UNAVAILABLE, and stopping twice or bef
   await Promise.all([rig.server.stop(), rig.server.stop()]);
   await rig.server.stop();
 });
+
+/** One connection of HTTP/1.1 that a client keeps for its next request. */
+class KeptConnection extends Agent {
+  connections = 0;
+
+  constructor() {
+    super({ keepAlive: true, maxSockets: 1 });
+  }
+
+  override createConnection(...options: Parameters<Agent["createConnection"]>) {
+    this.connections += 1;
+    return super.createConnection(...options);
+  }
+
+  /** The status of a page, and what its answer says of the connection. */
+  async get(port: number, path: string): Promise<[number | undefined, string | undefined]> {
+    const [response] = await once(get({ port, path, agent: this }), "response");
+    response.resume();
+    await once(response, "close");
+    return [response.statusCode, response.headers.connection];
+  }
+
+  [Symbol.dispose](): void {
+    this.destroy();
+  }
+}

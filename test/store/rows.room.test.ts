@@ -17,6 +17,7 @@ import {
   emptyDatabase,
   managedSpec,
   startStore,
+  touch,
   wholeLog,
 } from "./workbench.ts";
 
@@ -42,6 +43,27 @@ test("whatever a service is, it is read as it was written: in reads, in answers 
     }),
     { numRuns: 60 },
   );
+});
+
+test("events of a service whose spec is the same share one in memory", async () => {
+  const store = await startStore();
+  const service = await create(store, "web");
+  const other = await create(store, "wiki", { spec: { ...service.spec, oauthClientId: "service-wiki" } });
+  await touch(store, service);
+  const changed = managedSpec("web", { command: ["sleep", "2"] });
+  await store.write(async (tx) => {
+    await tx.updateService(service, { spec: changed });
+    tx.append({ ...anOccurrence(), body: { type: "service_stopped" }, service });
+  });
+
+  const events = await store.events.readAfter(0n, 10);
+  const [created, wiki, touched, last] = events.map(({ after }) => after?.spec);
+
+  expect(touched).toBe(created);
+  expect(wiki).not.toBe(created);
+  expect(wiki).toEqual(other.spec);
+  expect(last).toEqual(changed);
+  expect((await store.services.byName("web")).service?.spec).toBe(last);
 });
 
 test("whatever happened, the event is read as it was written", async () => {

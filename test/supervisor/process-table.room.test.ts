@@ -1,6 +1,7 @@
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { expect, test } from "vitest";
+import { setImmediate as nextTurn } from "node:timers/promises";
+import { expect, test, vi } from "vitest";
 import { instanceMarker } from "../../src/supervisor/environment.ts";
 import { readStat } from "../../src/supervisor/process-identity.ts";
 import { ProcessTable } from "../../src/supervisor/process-table.ts";
@@ -24,3 +25,37 @@ test("tells the markers of those that are not older than asked, for whoever of i
     await once(child, "exit");
   }
 });
+
+test("it rests after a scan that several asked for, so that who asks meanwhile shares the next", async () => {
+  const table = new ProcessTable();
+  using _clock = scanThatSeemsToTake(1000);
+  const [scan, same] = [table.scan(), table.scan()];
+  await scan;
+
+  const next = table.scan();
+  await nextTurn();
+
+  expect(same).toBe(scan);
+  expect(next).not.toBe(scan);
+  expect(table.scan()).toBe(next);
+  await next;
+});
+
+test("after a scan that one asked for it does not rest", async () => {
+  const table = new ProcessTable();
+  using _clock = scanThatSeemsToTake(60_000);
+  await table.scan();
+
+  const next = table.scan();
+  await nextTurn();
+
+  expect(table.scan()).not.toBe(next);
+  await next;
+});
+
+/** What the table reads off the clock: before its first scan, at its beginning, at its end, and before the next. */
+function scanThatSeemsToTake(ms: number): Disposable {
+  const clock = vi.spyOn(performance, "now");
+  for (const time of [0, 0, ms, ms]) clock.mockReturnValueOnce(time);
+  return { [Symbol.dispose]: () => clock.mockRestore() };
+}
