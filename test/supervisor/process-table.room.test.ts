@@ -20,6 +20,13 @@ test("tells the markers of those that are not older than asked, for whoever of i
     expect(await markedWhen(started)).toEqual([[child.pid]]);
     expect(await markedWhen(started + 1)).toEqual([[]]);
     expect(await markedWhen(started + 1, started)).toEqual([[child.pid], [child.pid]]);
+    const table = new ProcessTable();
+    const markedNow = async (since: number) => (await table.scan(since)).marked("mine").map(({ pid }) => pid);
+    expect([await markedNow(started + 1), await markedNow(started), await markedNow(started + 1)]).toEqual([
+      [],
+      [child.pid],
+      [],
+    ]);
   } finally {
     child.kill("SIGKILL");
     await once(child, "exit");
@@ -29,33 +36,32 @@ test("tells the markers of those that are not older than asked, for whoever of i
 test("it rests after a scan that several asked for, so that who asks meanwhile shares the next", async () => {
   const table = new ProcessTable();
   using _clock = scanThatSeemsToTake(1000);
-  const [scan, same] = [table.scan(), table.scan()];
+  const [scan, same] = [table.scan(0), table.scan(0)];
   await scan;
 
-  const next = table.scan();
+  const next = table.scan(0);
   await nextTurn();
 
   expect(same).toBe(scan);
   expect(next).not.toBe(scan);
-  expect(table.scan()).toBe(next);
+  expect(table.scan(0)).toBe(next);
   await next;
 });
 
 test("after a scan that one asked for it does not rest", async () => {
   const table = new ProcessTable();
   using _clock = scanThatSeemsToTake(60_000);
-  await table.scan();
+  await table.scan(0);
 
-  const next = table.scan();
+  const next = table.scan(0);
   await nextTurn();
 
-  expect(table.scan()).not.toBe(next);
+  expect(table.scan(0)).not.toBe(next);
   await next;
 });
 
-/** What the table reads off the clock: before its first scan, at its beginning, at its end, and before the next. */
+/** The table reads the clock twice before it looks at anything: for its rest, and at its beginning. */
 function scanThatSeemsToTake(ms: number): Disposable {
-  const clock = vi.spyOn(performance, "now");
-  for (const time of [0, 0, ms, ms]) clock.mockReturnValueOnce(time);
+  const clock = vi.spyOn(performance, "now").mockReturnValue(ms).mockReturnValueOnce(0).mockReturnValueOnce(0);
   return { [Symbol.dispose]: () => clock.mockRestore() };
 }
