@@ -48,6 +48,7 @@ export class ConnectListener implements Listener {
     this.#sockets = new OpenSockets(options.limits);
     this.#server = options.tls === undefined ? this.#cleartext() : this.#secure(options.tls);
     this.#server.maxConnections = options.limits.connections;
+    this.#sockets.watch(this.#server);
   }
 
   get bound(): BoundPort | undefined {
@@ -95,7 +96,7 @@ export class ConnectListener implements Listener {
     const http2 = createHttp2(http2Options(limits), this.#adapter.handle);
     http2.on("session", (session) => this.#sessions.adopt(session));
     shareCleartextPort(http1, http2, limits.firstByteMs);
-    return http1.on("connection", (socket) => this.#sockets.add(socket));
+    return http1;
   }
 
   #secure(tls: TlsMaterial): Http2SecureServer {
@@ -112,8 +113,7 @@ export class ConnectListener implements Listener {
       },
       this.#adapter.handle,
     );
-    server.on("session", (session) => this.#sessions.adopt(session));
-    return server.on("connection", (socket) => this.#sockets.add(socket));
+    return server.on("session", (session) => this.#sessions.adopt(session));
   }
 }
 

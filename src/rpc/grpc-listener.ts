@@ -1,4 +1,4 @@
-import { createServer, type Server as NetServer, type Socket } from "node:net";
+import { createServer, type Server as NetServer } from "node:net";
 import { createServer as createTlsServer, type Server as TlsServer } from "node:tls";
 import { type ConnectionInjector, Server, ServerCredentials } from "@grpc/grpc-js";
 import { GrpcBridge } from "./grpc-bridge.ts";
@@ -44,6 +44,7 @@ export class GrpcListener implements Listener {
     this.#connections = this.#grpc.createConnectionInjector(ServerCredentials.createInsecure());
     this.#server = tls === undefined ? this.#cleartext() : this.#secure(tls);
     this.#server.maxConnections = limits.connections;
+    this.#sockets.watch(this.#server);
   }
 
   get bound(): BoundPort | undefined {
@@ -76,7 +77,7 @@ export class GrpcListener implements Listener {
   }
 
   #cleartext(): NetServer {
-    return createServer({ noDelay: true }, (socket) => this.#serve(socket));
+    return createServer({ noDelay: true }, (socket) => this.#connections.injectConnection(socket));
   }
 
   #secure(tls: TlsMaterial): TlsServer {
@@ -87,12 +88,7 @@ export class GrpcListener implements Listener {
       requestCert: tls.clientCa !== undefined,
       rejectUnauthorized: true,
     };
-    return createTlsServer(options, (socket) => this.#serve(socket));
-  }
-
-  #serve(socket: Socket): void {
-    this.#sockets.add(socket);
-    this.#connections.injectConnection(socket);
+    return createTlsServer(options, (socket) => this.#connections.injectConnection(socket));
   }
 }
 

@@ -1,21 +1,38 @@
-import type { Socket } from "node:net";
+import type { Server, Socket } from "node:net";
 
 /** The connections of a port, whatever is spoken on them. */
 export class OpenSockets {
   readonly #lastWordsMs: number;
   readonly #sockets = new Set<Socket>();
-  /** How many there have been. */
-  taken = 0;
+  #taken = 0;
 
   /** `lastWordsMs`: how long a client may take to go once we have ended a connection. */
   constructor({ lastWordsMs }: { readonly lastWordsMs: number }) {
     this.#lastWordsMs = lastWordsMs;
   }
 
-  /** Keeps one until it closes. One that we have ended, and whose client never ends it, is cut: it would be half open for ever. */
-  add(socket: Socket): void {
+  /** How many connections there have been. */
+  get taken(): number {
+    return this.#taken;
+  }
+
+  /** Keeps the connections of a server from now on, each until it closes: those that are still in their TLS handshake too. */
+  watch(server: Server): void {
+    server.on("connection", (socket: Socket) => {
+      this.#taken += 1;
+      this.#keep(socket);
+    });
+    // Under TLS it is this one that is ended.
+    server.on("secureConnection", (socket: Socket) => this.#keep(socket));
+  }
+
+  destroyAll(): void {
+    for (const socket of this.#sockets) socket.destroy();
+  }
+
+  /** One that we have ended, and whose client never ends it, is cut: it would be half open for ever. */
+  #keep(socket: Socket): void {
     let timer: NodeJS.Timeout | undefined;
-    this.taken += 1;
     this.#sockets.add(socket);
     socket.once("finish", () => {
       timer = setTimeout(() => socket.destroy(), this.#lastWordsMs).unref();
@@ -24,9 +41,5 @@ export class OpenSockets {
       clearTimeout(timer);
       this.#sockets.delete(socket);
     });
-  }
-
-  destroyAll(): void {
-    for (const socket of this.#sockets) socket.destroy();
   }
 }

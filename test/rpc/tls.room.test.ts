@@ -1,4 +1,6 @@
+import { once } from "node:events";
 import { copyFileSync, mkdirSync, renameSync, symlinkSync, writeFileSync } from "node:fs";
+import { connect } from "node:net";
 import { join } from "node:path";
 import { type PeerCertificate, connect as tlsConnect } from "node:tls";
 import { Code, ConnectError, createClient, type Interceptor } from "@connectrpc/connect";
@@ -259,6 +261,22 @@ describe("certificates in files", () => {
     return place;
   }
 });
+
+test.each(["connectPort", "grpcPort"] as const)(
+  "who connects and says nothing holds up no stop, on %s",
+  async (port) => {
+    const aDayMs = 86_400_000;
+    await using rig = await startRig({}, { tls: maker.make("server"), limits: { firstByteMs: aDayMs } });
+    const silent = connect(rig[port], "127.0.0.1");
+    const ended = once(silent, "close");
+    silent.on("error", () => undefined);
+    await once(silent, "connect");
+
+    await rig.server.stop();
+
+    await ended;
+  },
+);
 
 test("a stream that is open goes on while certificates change", async () => {
   const [first, second] = [maker.make("first"), maker.make("second")];
