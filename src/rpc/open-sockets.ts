@@ -17,10 +17,10 @@ export class OpenSockets {
     let timer: NodeJS.Timeout | undefined;
     this.taken += 1;
     this.#sockets.add(socket);
-    socket.once("finish", () => {
+    socket.on("finish", () => {
       timer = setTimeout(() => socket.destroy(), this.#lastWordsMs).unref();
     });
-    socket.once("close", () => {
+    socket.on("close", () => {
       clearTimeout(timer);
       this.#sockets.delete(socket);
     });
