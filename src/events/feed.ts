@@ -39,6 +39,8 @@ export interface FollowOptions {
   readonly follower?: string;
   /** How long to wait with a progress when there is nothing to tell. Default 30 s. */
   readonly progressIntervalMs?: number;
+  /** When to end with STREAM_MAX_AGE, by performance.now(). Default: never. */
+  readonly endMs?: number;
   readonly signal: AbortSignal;
 }
 
@@ -127,9 +129,8 @@ export class Feed {
 
   /** What is in the log from a place on, for one reader that asks for it. */
   async *follow(options: FollowOptions): AsyncGenerator<FeedItem, void> {
-    const { opened, follower } = await this.#open(options);
+    const follower = await this.#open(options);
     try {
-      yield opened;
       for (let step = follower.next(); step !== undefined; step = follower.next()) {
         if (step instanceof Promise) await step;
         else yield step;
@@ -144,9 +145,8 @@ export class Feed {
    * thousands of readers that mostly wait: what asking for each item leaves in memory, times their number, costs more than telling them of it.
    */
   async pump(options: FollowOptions, take: (item: FeedItem) => Promise<void> | undefined): Promise<void> {
-    const { opened, follower } = await this.#open(options);
+    const follower = await this.#open(options);
     try {
-      await take(opened);
       for (let step = follower.next(); step !== undefined; step = follower.next()) {
         const wait = step instanceof Promise ? step : take(step);
         if (wait !== undefined) await wait;
@@ -156,14 +156,15 @@ export class Feed {
     }
   }
 
-  async #open({ after, select, follower = "other", progressIntervalMs = 30_000, signal }: FollowOptions) {
+  async #open(options: FollowOptions): Promise<Follower> {
+    const { after, select, follower = "other", progressIntervalMs = 30_000, endMs = Infinity, signal } = options;
     const { head, oldest } = await this.#source.bounds();
     const position = this.#begin(after, { head, oldest });
     const opened = { kind: "opened" as const, cursor: this.#cursor(position), head, oldest, progressIntervalMs };
     const sleeper = this.#followers.join(signal);
     const place = this.#metrics.enter(follower, position, signal);
     const reading = this.#reading;
-    return { opened, follower: new Follower({ reading, place, select, progressIntervalMs, sleeper, signal }) };
+    return new Follower({ opened, reading, place, select, progressIntervalMs, endMs, sleeper, signal });
   }
 
   #readRecent(position: bigint): Stretch | undefined {

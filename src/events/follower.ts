@@ -1,3 +1,4 @@
+import { AppError } from "../domain/errors.ts";
 import type { Cursor, Event } from "../domain/event.ts";
 import type { FeedItem } from "./feed.ts";
 import type { Sleeper } from "./sleepers.ts";
@@ -20,11 +21,14 @@ export interface Stretch {
 }
 
 export interface FollowerOptions {
+  /** What it is told first. */
+  readonly opened: FeedItem;
   readonly reading: Reading;
   /** What it was given up to, for itself and for the metrics. */
   readonly place: Place;
   readonly select: ((events: readonly Event[]) => readonly Event[]) | undefined;
   readonly progressIntervalMs: number;
+  readonly endMs: number;
   readonly sleeper: Sleeper;
   readonly signal: AbortSignal;
 }
@@ -37,20 +41,24 @@ export interface Place {
 
 /** One place in the log that moves forward. It holds no queue: who does not ask for the next step is not told of it. */
 export class Follower {
-  readonly #options: FollowerOptions;
+  readonly #options: Omit<FollowerOptions, "opened">;
+  #opened: FeedItem | undefined;
   #past: Stretch | undefined;
   #toldMs = performance.now();
 
-  constructor(options: FollowerOptions) {
+  constructor({ opened, ...options }: FollowerOptions) {
+    this.#opened = opened;
     this.#options = options;
   }
 
-  /** What comes next or, if that is not here yet, what to await before asking again; undefined: the signal aborted. */
+  /** What comes next or, if that is not here yet, what to await before asking again; undefined: the signal aborted. Throws STREAM_MAX_AGE at the end. */
   next(): FeedItem | Promise<void> | undefined {
-    const { reading, place, progressIntervalMs, sleeper, signal } = this.#options;
+    const { reading, place, progressIntervalMs, endMs, sleeper, signal } = this.#options;
+    if (this.#opened !== undefined) return this.#open(this.#opened);
     for (;;) {
       if (signal.aborted) return undefined;
       reading.throwIfStopped();
+      if (performance.now() >= endMs) throw tooOld();
       const isBehind = place.position < reading.head;
       if (isBehind) {
         const stretch = this.#past ?? reading.readRecent(place.position);
@@ -60,13 +68,18 @@ export class Follower {
       }
       const dueMs = this.#toldMs + progressIntervalMs;
       if (performance.now() >= dueMs) return this.#tell({ kind: "progress", cursor: reading.cursorOf(place.position) });
-      if (!isBehind) return sleeper.sleep(dueMs);
+      if (!isBehind) return sleeper.sleep(Math.min(dueMs, endMs));
     }
   }
 
   leave(): void {
     this.#options.sleeper.leave();
     this.#options.place.leave();
+  }
+
+  #open(opened: FeedItem): FeedItem {
+    this.#opened = undefined;
+    return this.#tell(opened);
   }
 
   async #readPast(): Promise<void> {
@@ -88,4 +101,15 @@ export class Follower {
     this.#toldMs = performance.now();
     return item;
   }
+}
+
+function tooOld(): AppError {
+  return new AppError(
+    "unavailable",
+    "STREAM_MAX_AGE",
+    "the stream reached its greatest age; resume after its last cursor",
+    {
+      retryAfterMs: 100,
+    },
+  );
 }

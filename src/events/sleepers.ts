@@ -62,8 +62,13 @@ export class Sleeper {
       if (performance.now() >= this.#untilMs) this.wake();
       else if (this.#resolve !== undefined) this.#keepTime();
     };
-    this.#timer = setTimeout(ring, Math.max(1, this.#untilMs - performance.now())).unref();
+    this.#timer = setTimeout(ring, roundedUp(this.#untilMs - performance.now())).unref();
   }
+}
+
+// Node keeps a list of timers for each duration: thousands that differ by a moment are thousands of lists.
+function roundedUp(durationMs: number): number {
+  return Math.max(1, Math.ceil(durationMs / 50)) * 50;
 }
 
 function wakeInGroups(sleepers: readonly Sleeper[], first: number): void {

@@ -90,6 +90,11 @@ export class Call implements CallContext {
     return this.#hasEnded;
   }
 
+  /** Whether it was ended, or is about to be, by somebody else than its handler and its client. */
+  get wasInterrupted(): boolean {
+    return this.#interrupted !== undefined;
+  }
+
   get signal(): AbortSignal {
     if (this.#controller === undefined) {
       this.#controller = new AbortController();

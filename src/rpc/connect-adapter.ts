@@ -1,16 +1,15 @@
 import { constants } from "node:http2";
-import type { DescMethodBiDiStreaming, DescMethodServerStreaming, DescMethodUnary, Message } from "@bufbuild/protobuf";
-import { createRegistry, type JsonWriteOptions, type Registry, toJsonString } from "@bufbuild/protobuf";
+import type { DescMethodUnary, Message } from "@bufbuild/protobuf";
+import { createRegistry, type Registry } from "@bufbuild/protobuf";
 import {
   Code,
   ConnectError,
-  type ConnectRouter,
   createConnectRouter,
   createContextKey,
   createContextValues,
   type HandlerContext,
 } from "@connectrpc/connect";
-import type { UniversalHandler } from "@connectrpc/connect/protocol";
+import type { UniversalHandler, UniversalHandlerFn, UniversalServerResponse } from "@connectrpc/connect/protocol";
 import {
   compressionBrotli,
   compressionGzip,
@@ -19,20 +18,19 @@ import {
 } from "@connectrpc/connect-node";
 import type { Logger } from "pino";
 import type { Call, Method, Protocol } from "./call.ts";
-import { ConnectStream } from "./connect-stream.ts";
+import { ConnectStreams, type HttpExchange } from "./connect-streams.ts";
 import type { Cors } from "./cors.ts";
 import { detailFiles } from "./detail-types.ts";
 import { clientGone, RpcError } from "./errors.ts";
-import { failureOfReading, translateInPlace } from "./framework-errors.ts";
-import { type AnyResponse, binaryCodec, type Codec, Shared } from "./handler.ts";
+import { translateInPlace } from "./framework-errors.ts";
+import { type AnyResponse, Shared } from "./handler.ts";
 import { Http1Age } from "./http1-age.ts";
 import { bodyOf } from "./http1-body.ts";
 import type { Limits } from "./limits.ts";
 import { methodUnknown } from "./malformed.ts";
 import { type HttpHandler, type HttpRequest, type HttpResponse, pathOf } from "./pages.ts";
 import { peerOf } from "./peer.ts";
-import type { Input, Pipeline } from "./pipeline.ts";
-import { stallTimer } from "./stalled-watch.ts";
+import type { Pipeline } from "./pipeline.ts";
 import { looksLikeMethod, refuseUnknownMethod } from "./unknown-method.ts";
 
 export interface ConnectAdapterOptions {
@@ -52,7 +50,7 @@ export class ConnectAdapter {
   readonly #cors: Cors;
   readonly #log: Logger;
   readonly #age: Http1Age;
-  readonly #jsonCodec: Codec;
+  readonly #streams: ConnectStreams;
   readonly #routes = new Map<string, Route>();
   #isClosing = false;
 
@@ -64,15 +62,19 @@ export class ConnectAdapter {
     this.#log = log;
     this.#age = new Http1Age(limits.connectionAgeMs);
     const jsonOptions = { ignoreUnknownFields: false, registry: typesOf(pipeline) };
-    this.#jsonCodec = jsonCodec(jsonOptions);
+    const compressions = [compressionGzip, compressionBrotli];
     const router = createConnectRouter({
-      acceptCompression: [compressionGzip, compressionBrotli],
+      acceptCompression: compressions,
       readMaxBytes: limits.messageBytes,
       writeMaxBytes: limits.messageBytes,
       jsonOptions,
       requestGate: (context) => this.#admit(context),
     });
-    for (const method of pipeline.methods.values()) this.#register(router, method);
+    this.#streams = new ConnectStreams({ pipeline, limits, compressions, jsonOptions, log });
+    for (const method of pipeline.methods.values()) {
+      if (method.isStream) this.#routes.set(method.path, { method, handle: undefined });
+      else router.rpc(method.desc as DescMethodUnary, (request, context) => this.#unary(request, context));
+    }
     for (const handle of router.handlers) this.#route(handle);
   }
 
@@ -116,20 +118,11 @@ export class ConnectAdapter {
   }
 
   async #serve({ method, handle }: Route, request: HttpRequest, response: HttpResponse): Promise<void> {
-    const exchange = this.#begin(method, request, response);
-    const { call } = exchange;
+    const call = this.#begin(method, request);
+    const body = "stream" in request ? request : bodyOf(request, response, this.#limits);
     try {
-      const values = createContextValues().set(exchangeKey, exchange);
-      const universal = universalRequestFromNodeRequest(request, response, undefined, values);
-      exchange.transport = universal.signal;
-      const answer = await handle(
-        "stream" in request ? universal : { ...universal, body: bodyOf(request, response, this.#limits) },
-      );
-      if (!exchange.isPastGate) {
-        response.setHeader("x-request-id", call.callId);
-        call.end(new RpcError(Code.Unknown, `HTTP status ${answer.status}`, []));
-      }
-      await universalResponseToNodeResponse(answer, response);
+      if (handle === undefined) await this.#stream(call, { request, body, response });
+      else await this.#pass(handle, call, { request, body, response });
     } catch (error) {
       // Most often the client hung up in the middle, and so did a thousand others.
       this.#log.debug({ err: error, requestId: call.callId, method: call.method }, "a response could not be written");
@@ -138,7 +131,22 @@ export class ConnectAdapter {
     }
   }
 
-  #begin(method: Method, request: HttpRequest, response: HttpResponse): Exchange {
+  async #pass(handle: UniversalHandlerFn, call: Call, { request, body, response }: HttpExchange): Promise<void> {
+    const exchange: Exchange = { call, isPastGate: false, transport: undefined };
+    const values = createContextValues().set(exchangeKey, exchange);
+    const universal = universalRequestFromNodeRequest(request, response, undefined, values);
+    exchange.transport = universal.signal;
+    const answer = await handle({ ...universal, body });
+    if (exchange.isPastGate) await universalResponseToNodeResponse(answer, response);
+    else await refuse(call, answer, response);
+  }
+
+  async #stream(call: Call, exchange: HttpExchange): Promise<void> {
+    const refusal = await this.#streams.serve(call, exchange);
+    if (refusal !== undefined) await refuse(call, refusal, exchange.response);
+  }
+
+  #begin(method: Method, request: HttpRequest): Call {
     const { headers } = request;
     const protocol = protocolOf(headers["content-type"]);
     const timeoutHeader = protocol === "connect" ? "connect-timeout-ms" : "grpc-timeout";
@@ -149,7 +157,7 @@ export class ConnectAdapter {
     const call = this.#pipeline.begin({ method, protocol, peer, certificate, headers, timeout });
     // Until the handler runs, the body is awaited, and only the connection can end that.
     call.whenInterrupted(() => reset(request));
-    return { call, response, isPastGate: false, transport: undefined };
+    return call;
   }
 
   #admit(context: HandlerContext): void {
@@ -168,23 +176,6 @@ export class ConnectAdapter {
     else call.end(translateInPlace(reason, call.callId, this.#limits.messageBytes));
   }
 
-  // The kind says which of its types the descriptor has; TypeScript does not derive it.
-  #register(router: ConnectRouter, { desc }: Method): void {
-    switch (desc.methodKind) {
-      case "unary":
-        router.rpc(desc as DescMethodUnary, (request, context) => this.#unary(request, context));
-        break;
-      case "server_streaming":
-        router.rpc(desc as DescMethodServerStreaming, (request, context) => this.#stream(request, context));
-        break;
-      case "bidi_streaming":
-        router.rpc(desc as DescMethodBiDiStreaming, (requests, context) => this.#stream(requests, context));
-        break;
-      case "client_streaming":
-        throw new Error(`${desc.name}: no handler streams requests only`);
-    }
-  }
-
   async #unary(request: Message, context: HandlerContext): Promise<AnyResponse> {
     const { call } = exchangeOf(context);
     try {
@@ -195,72 +186,40 @@ export class ConnectAdapter {
       copyTrailers(call, context);
     }
   }
-
-  async *#requests(call: Call, requests: AsyncIterable<Message>): AsyncIterable<Message> {
-    try {
-      yield* requests;
-    } catch (error) {
-      throw failureOfReading(error, call.callId, this.#limits.messageBytes);
-    }
-  }
-
-  #stream(input: Input, context: HandlerContext): AsyncIterable<AnyResponse> {
-    const { call, response } = exchangeOf(context);
-    call.signal.addEventListener("abort", () => cutUnread(call, response, this.#limits.lastWordsMs), { once: true });
-    const read = Symbol.asyncIterator in input ? this.#requests(call, input) : input;
-    const writable = "stream" in response ? response.stream : response;
-    const reset = () => cut(response, constants.NGHTTP2_ENHANCE_YOUR_CALM);
-    return new ConnectStream({
-      messages: this.#pipeline.stream(call, read),
-      response: writable,
-      stall: stallTimer(call, writable, { stalledMs: this.#limits.stalledMs, reset }),
-      signal: call.signal,
-      codec: call.arrival.headers["content-type"]?.includes("json") === true ? this.#jsonCodec : binaryCodec,
-      largestFrame: compresses(context) ? worthCompressing : this.#limits.messageBytes,
-      onBegin: () => copyHeaders(call, context),
-      onEnd: () => copyTrailers(call, context),
-    });
-  }
 }
 
 interface Route {
   readonly method: Method;
-  readonly handle: UniversalHandler;
+  /** Undefined of a method that streams. */
+  readonly handle: UniversalHandlerFn | undefined;
 }
 
-/** A call and how far connect-es is with it. */
+/** A call that connect-es answers, and how far it is with it. */
 interface Exchange {
   readonly call: Call;
-  readonly response: HttpResponse;
   isPastGate: boolean;
   transport: AbortSignal | undefined;
 }
 
 const exchangeKey = createContextKey<Exchange | undefined>(undefined);
 
-function exchangeOf(context: HandlerContext): Exchange {
-  const exchange = context.values.get(exchangeKey);
+function exchangeOf({ values }: HandlerContext): Exchange {
+  const exchange = values.get(exchangeKey);
   if (exchange === undefined) throw new Error("a call came past the adapter");
   return exchange;
+}
+
+/** Answers what is no request of any protocol. */
+async function refuse(call: Call, answer: UniversalServerResponse, response: HttpResponse): Promise<void> {
+  response.setHeader("x-request-id", call.callId);
+  call.end(new RpcError(Code.Unknown, `HTTP status ${answer.status}`, []));
+  await universalResponseToNodeResponse(answer, response);
 }
 
 /** What JSON may hold in an Any: details of errors, and what the services that are served declare. */
 function typesOf({ services }: Pipeline): Registry {
   return createRegistry(...detailFiles, ...services.map(({ desc }) => desc.file));
 }
-
-function jsonCodec(options: Partial<JsonWriteOptions>): Codec {
-  const encode: Codec["encode"] = (schema, message) => Buffer.from(toJsonString(schema, message, options));
-  return { name: "json", encode };
-}
-
-/** Whether connect-es compresses what it sends: client and server have a compression in common. */
-function compresses({ responseHeader }: HandlerContext): boolean {
-  return responseHeader.has("grpc-encoding") || responseHeader.has("connect-content-encoding");
-}
-
-// Below this a delivery costs more by compressing it for each watcher than by sending it as it is.
-const worthCompressing = 16 * 1024;
 
 function protocolOf(contentType: string | undefined): Protocol {
   if (contentType?.startsWith("application/grpc") !== true) return "connect";
@@ -274,18 +233,6 @@ function textOf(header: string | string[] | undefined): string | undefined {
 function reset(request: HttpRequest): void {
   if ("stream" in request) request.stream.close(constants.NGHTTP2_CANCEL);
   else request.destroy();
-}
-
-/** Ends a stream whose client does not read why it was ended, and would hold it open as long as it likes. */
-function cutUnread(call: Call, response: HttpResponse, afterMs: number): void {
-  if (call.hasEnded) return;
-  const timer = setTimeout(cut, afterMs, response, constants.NGHTTP2_CANCEL).unref();
-  response.once("close", () => clearTimeout(timer));
-}
-
-function cut(response: HttpResponse, code: number): void {
-  if ("stream" in response) response.stream.close(code);
-  else response.destroy();
 }
 
 function copyHeaders(call: Call, context: HandlerContext): void {

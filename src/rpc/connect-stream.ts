@@ -1,113 +1,141 @@
+import { constants } from "node:http2";
 import type { Writable } from "node:stream";
-import { type AnyResponse, type Codec, Shared, type StreamItem } from "./handler.ts";
-import type { InterruptibleStream } from "./interruptible-stream.ts";
-import type { StallTimer } from "./stalled-watch.ts";
+import {
+  type Compression,
+  type EnvelopedMessage,
+  encodeEnvelope,
+  envelopeCompress,
+} from "@connectrpc/connect/protocol";
+import type { Logger } from "pino";
+import type { Call } from "./call.ts";
+import { clientGone, type RpcError } from "./errors.ts";
+import { encodeFrame } from "./grpc-codec.ts";
+import { type Codec, envelopeBytes, Shared, type StreamItem } from "./handler.ts";
+import type { Limits } from "./limits.ts";
+import type { HttpResponse } from "./pages.ts";
+import { stallTimer } from "./stalled-watch.ts";
+import type { StreamProtocol } from "./stream-protocols.ts";
 import { StreamWriter } from "./stream-writer.ts";
 
 export interface ConnectStreamOptions {
-  readonly messages: InterruptibleStream;
-  readonly response: Writable;
-  readonly signal: AbortSignal;
-  readonly stall: StallTimer | undefined;
+  readonly call: Call;
+  readonly response: HttpResponse;
+  readonly protocol: StreamProtocol;
   readonly codec: Codec;
-  /** Larger frames are left to connect-es, to compress or to refuse. */
-  readonly largestFrame: number;
-  /** Heard before the first message, and at the end, good or bad. */
-  readonly onBegin: () => void;
-  readonly onEnd: () => void;
+  /** One that the client takes; null: there is none. */
+  readonly compression: Compression | null;
+  readonly limits: Limits;
+  readonly log: Logger;
 }
 
-/**
- * The messages of a stream as connect-es pulls them. It sends the headers, the first message and the end; of what lies between it sees only what is
- * encoded for this stream alone. Shared messages are written past it, because encoding and framing them for each of a thousand watchers costs five
- * times as much as sending them.
- */
-export class ConnectStream implements AsyncIterableIterator<AnyResponse, undefined> {
+/** The response of a call that streams, on the Connect port: headers as soon as there is something to send, messages, the end. */
+export class ConnectStream {
   readonly #options: ConnectStreamOptions;
   #writer: StreamWriter | undefined;
-  /** What connect-es waits for. Messages come only while it waits. */
-  #asked: Asked = Promise.withResolvers();
-  /** Lets the messages go on that wait for connect-es. */
-  #resume: (() => void) | undefined;
-  /** Tells connect-es how the stream ended, when it asks again. */
-  #settle: ((asked: Asked) => void) | undefined;
-  #hasStarted = false;
-  #hasBegun = false;
 
   constructor(options: ConnectStreamOptions) {
     this.#options = options;
+    const { call, response } = options;
+    response.on("close", () => call.end(clientGone(call.callId)));
+    if (!("stream" in response)) response.on("error", ignoreLateReset);
   }
 
-  [Symbol.asyncIterator](): this {
-    return this;
-  }
-
-  next(): Promise<IteratorResult<AnyResponse, undefined>> {
-    this.#asked = Promise.withResolvers();
-    if (this.#settle !== undefined) this.#settle(this.#asked);
-    else if (this.#hasStarted) this.#resume?.();
-    else this.#start();
-    return this.#asked.promise;
-  }
-
-  async return(): Promise<IteratorResult<AnyResponse, undefined>> {
-    this.#options.messages.stop();
-    this.#resume?.();
-    return over;
-  }
-
-  #start(): void {
-    this.#hasStarted = true;
-    this.#options.messages
-      .pump((item) => this.#take(item))
-      .then(
-        () => this.#finish(({ resolve }) => resolve(over)),
-        (error: unknown) => this.#finish(({ reject }) => reject(error)),
-      );
-  }
-
-  #finish(settle: (asked: Asked) => void): void {
-    this.#options.stall?.stop();
+  /** Sends a message; if it returns a promise, there is no room for the next one before that resolves. */
+  write(item: StreamItem): Promise<void> | undefined {
+    const { call, codec, compression, limits } = this.#options;
     this.#begin();
-    this.#options.onEnd();
-    this.#settle = settle;
-    settle(this.#asked);
+    this.#writer ??= this.#newWriter();
+    const writer = this.#writer;
+    const frame = encodeFrame(call.target.desc.output, item, limits.messageBytes, codec);
+    const leastBytes = item instanceof Shared ? sharedWorthCompressing : ownWorthCompressing;
+    if (compression === null || frame.length < envelopeBytes + leastBytes) return writer.write(frame);
+    const envelope = { flags: 0, data: frame.subarray(envelopeBytes) };
+    return compressed(envelope, compression, leastBytes).then((bytes) => writer.write(bytes));
   }
 
-  #take(item: StreamItem): Promise<void> | undefined {
-    const frame = this.#hasBegun ? this.#frameOf(item) : undefined;
-    if (frame !== undefined) return this.#write(frame);
-    this.#begin();
-    this.#asked.resolve({ done: false, value: item instanceof Shared ? item.message : item });
-    // connect-es asks again when there is room for more.
-    this.#options.stall?.start();
-    return new Promise((resolve) => {
-      this.#resume = () => {
-        this.#options.stall?.stop();
-        resolve();
-      };
+  end(error?: RpcError): void {
+    const { call, response, log } = this.#options;
+    this.#end(error).catch((failure: unknown) => {
+      log.error({ err: failure, requestId: call.callId, method: call.method }, "a stream could not be ended");
+      response.destroy();
     });
   }
 
+  async #end(error: RpcError | undefined): Promise<void> {
+    const { call, response, protocol, compression, limits } = this.#options;
+    if (call.hasEnded) return;
+    call.end(error);
+    const writable = writableOf(response);
+    if (isOver(writable)) return;
+    if (call.wasInterrupted) cutUnread(response, limits.lastWordsMs);
+    this.#begin();
+    const end = protocol.end(new Headers(call.trailersSet), error);
+    if (end.kind === "trailers") response.addTrailers(Object.fromEntries(end.trailers));
+    else {
+      const frame = await compressed(end.envelope, compression, ownWorthCompressing);
+      if (isOver(writable)) return;
+      writable.write(frame);
+    }
+    response.end();
+  }
+
   #begin(): void {
-    if (!this.#hasBegun) this.#options.onBegin();
-    this.#hasBegun = true;
+    const { call, response, protocol, codec, compression } = this.#options;
+    if (response.headersSent) return;
+    if (isOver(writableOf(response))) throw clientGone(call.callId);
+    response.setHeader("content-type", protocol.contentType(codec.name === "binary"));
+    response.setHeader("x-request-id", call.callId);
+    if (compression !== null) response.setHeader(protocol.encoding, compression.name);
+    call.headersSet?.forEach((value, name) => response.setHeader(name, value));
+    writeHead(response);
   }
 
-  #frameOf(item: StreamItem): Buffer | undefined {
-    if (!(item instanceof Shared)) return undefined;
-    const { codec, largestFrame } = this.#options;
-    const frame = item.frame(codec);
-    return frame.length > largestFrame ? undefined : frame;
-  }
-
-  #write(frame: Buffer): Promise<void> | undefined {
-    const { response, signal, stall } = this.#options;
-    this.#writer ??= new StreamWriter(response, signal, stall);
-    return this.#writer.write(frame);
+  #newWriter(): StreamWriter {
+    const { call, response, limits } = this.#options;
+    const stream = writableOf(response);
+    const reset = () => cut(response, constants.NGHTTP2_ENHANCE_YOUR_CALM);
+    return new StreamWriter(stream, call.signal, stallTimer(call, stream, limits.stalledMs, reset));
   }
 }
 
-type Asked = PromiseWithResolvers<IteratorResult<AnyResponse, undefined>>;
+// Below this compressing costs more than sending; far more if it is done for each of many watchers.
+const ownWorthCompressing = 1024;
+const sharedWorthCompressing = 16 * 1024;
 
-const over: IteratorReturnResult<undefined> = { done: true, value: undefined };
+async function compressed(
+  envelope: EnvelopedMessage,
+  compression: Compression | null,
+  leastBytes: number,
+): Promise<Uint8Array> {
+  const { flags, data } = await envelopeCompress(envelope, compression, leastBytes);
+  return encodeEnvelope(flags, data);
+}
+
+function writableOf(response: HttpResponse): Writable {
+  return "stream" in response ? response.stream : response;
+}
+
+function isOver({ destroyed, closed }: Writable): boolean {
+  return destroyed || closed;
+}
+
+// Both kinds can do it, with signatures that do not go together.
+function writeHead(response: HttpResponse): void {
+  if ("stream" in response) response.writeHead(200);
+  else response.writeHead(200);
+}
+
+/** Ends a stream whose client does not read why it was ended, and would hold it open as long as it likes. */
+function cutUnread(response: HttpResponse, afterMs: number): void {
+  const timer = setTimeout(cut, afterMs, response, constants.NGHTTP2_CANCEL).unref();
+  response.once("close", () => clearTimeout(timer));
+}
+
+function cut(response: HttpResponse, code: number): void {
+  if ("stream" in response) response.stream.close(code);
+  else response.destroy();
+}
+
+function ignoreLateReset(): void {
+  // The client may go while something is written; the response closes, which is its end.
+}

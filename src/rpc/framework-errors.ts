@@ -1,6 +1,6 @@
 import { Code, ConnectError } from "@connectrpc/connect";
 import type { AppError } from "../domain/errors.ts";
-import { RpcError, rpcError } from "./errors.ts";
+import { clientGone, RpcError, rpcError } from "./errors.ts";
 import { malformedBody, malformedJson, requestTooLarge, responseTooLarge } from "./malformed.ts";
 
 /**
@@ -15,9 +15,9 @@ export function translateInPlace(error: ConnectError, callId: string, limitBytes
   return ours;
 }
 
-/** What connect-es throws while a handler reads its requests, as it shall leave; what is no failure of reading stays as it is. */
+/** What is thrown while the requests of a stream are read, as it shall leave. What is not about a message is the end of the stream: the client has gone. */
 export function failureOfReading(error: unknown, callId: string, limitBytes: number): unknown {
-  if (!(error instanceof ConnectError) || error instanceof RpcError) return error;
+  if (!(error instanceof ConnectError)) return clientGone(callId);
   const meaning = meaningOf(error, limitBytes);
   return meaning === undefined ? error : rpcError(meaning, callId);
 }
@@ -32,6 +32,13 @@ function meaningOf(error: ConnectError, limitBytes: number): AppError | RpcError
   if (text.startsWith("decompression failed")) return malformedBody("it cannot be decompressed");
   // gRPC wants INTERNAL for a compressed message without a compression, although it is no fault of ours.
   if (text.startsWith("received compressed envelope")) return new RpcError(error.code, text, [], error);
-  if (error.code === Code.Unimplemented) return new RpcError(error.code, text, [], error);
+  if (error.code === Code.Unimplemented) return unimplemented(error);
   return undefined;
+}
+
+/** Its metadata names what there is instead, compressions for example. */
+function unimplemented(error: ConnectError): RpcError {
+  const ours = new RpcError(error.code, error.rawMessage, [], error);
+  error.metadata.forEach((value, name) => ours.metadata.set(name, value));
+  return ours;
 }

@@ -19,6 +19,7 @@ import { decodeRequest, encodeFrame, encodeResponse } from "./grpc-codec.ts";
 import { closeIfUnread, placeDoor, refuseStream } from "./grpc-door.ts";
 import { BareMetadata, SuccessTrailers } from "./grpc-metadata.ts";
 import { statusDetails } from "./grpc-status.ts";
+import type { StreamItem } from "./handler.ts";
 import type { Limits } from "./limits.ts";
 import { methodUnknown } from "./malformed.ts";
 import { peerOf } from "./peer.ts";
@@ -93,11 +94,11 @@ export class GrpcBridge {
     this.#lastKey += 1;
     const key = String(this.#lastKey);
     this.#admitted.set(key, { call, stream });
-    stream.once("close", () => {
+    stream.on("close", () => {
       this.#admitted.delete(key);
       if (!call.hasEnded) call.end(clientGone(call.callId));
     });
-    stream.once("finish", () => closeIfUnread(stream));
+    stream.on("finish", () => closeIfUnread(stream));
     const seen: IncomingHttpHeaders = {
       ":path": call.method,
       "content-type": headers["content-type"] ?? "",
@@ -116,12 +117,12 @@ export class GrpcBridge {
         break;
       }
       case "server_streaming": {
-        const handle: handleServerStreamingCall<Buffer, Buffer> = (grpc) => void this.#serverStream(grpc);
+        const handle: handleServerStreamingCall<Buffer, Buffer> = (grpc) => this.#serverStream(grpc);
         server.register(method.path, handle, unchanged, unchanged, "serverStream");
         break;
       }
       case "bidi_streaming": {
-        const handle: handleBidiStreamingCall<Buffer, Buffer> = (grpc) => void this.#bidiStream(grpc);
+        const handle: handleBidiStreamingCall<Buffer, Buffer> = (grpc) => this.#bidiStream(grpc);
         server.register(method.path, handle, unchanged, unchanged, "bidi");
         break;
       }
@@ -149,17 +150,17 @@ export class GrpcBridge {
     }
   }
 
-  async #serverStream(grpc: ServerWritableStream<Buffer, Buffer>): Promise<void> {
+  #serverStream(grpc: ServerWritableStream<Buffer, Buffer>): void {
     const admitted = this.#admittedOf(grpc.metadata);
     if (admitted === undefined) return;
     const { input } = admitted.call.target.desc;
-    await this.#stream(admitted, grpc, () => decodeRequest(input, grpc.request, this.#limitBytes));
+    this.#stream(admitted, grpc, () => decodeRequest(input, grpc.request, this.#limitBytes));
   }
 
-  async #bidiStream(grpc: ServerDuplexStream<Buffer, Buffer>): Promise<void> {
+  #bidiStream(grpc: ServerDuplexStream<Buffer, Buffer>): void {
     const admitted = this.#admittedOf(grpc.metadata);
     if (admitted === undefined) return;
-    await this.#stream(admitted, grpc, () => this.#requests(admitted.call, grpc));
+    this.#stream(admitted, grpc, () => this.#requests(admitted.call, grpc));
   }
 
   async *#requests(call: Call, grpc: ServerDuplexStream<Buffer, Buffer>): AsyncIterable<Message> {
@@ -173,35 +174,22 @@ export class GrpcBridge {
   }
 
   /** Headers and status are left to grpc-js, messages are not: it would frame and queue each of them for each stream, which costs more than sending them. */
-  async #stream({ call, stream }: Admitted, grpc: WritableCall, input: () => Input): Promise<void> {
+  #stream({ call, stream }: Admitted, grpc: WritableCall, input: () => Input): void {
+    const { output } = call.target.desc;
     const reset = () => stream.close(constants.NGHTTP2_ENHANCE_YOUR_CALM);
-    const writer = new StreamWriter(
-      stream,
-      call.signal,
-      stallTimer(call, stream, { stalledMs: this.#stalledMs, reset }),
-    );
-    const sendHeaders = once(() => grpc.sendMetadata(initialMetadata(call)));
-    try {
-      await this.#pipeline.stream(call, input()).pump((item) => {
-        sendHeaders();
-        return writer.write(encodeFrame(call.target.desc.output, item, this.#limitBytes));
-      });
-      if (call.hasEnded) return;
-      sendHeaders();
-      grpc.end(copyHeaders(call.trailersSet, new SuccessTrailers()));
-      call.end();
-    } catch (error) {
-      const failure = this.#pipeline.fail(call, error);
-      if (call.headersSet !== undefined && !call.hasEnded) sendHeaders();
-      if (!call.hasEnded) grpc.emit("error", statusOf(failure, call));
-      call.end(failure);
-    }
+    const writer = new StreamWriter(stream, call.signal, stallTimer(call, stream, this.#stalledMs, reset));
+    const take = (item: StreamItem) => {
+      sendHeaders(grpc, stream, call);
+      return writer.write(encodeFrame(output, item, this.#limitBytes));
+    };
+    this.#pipeline.stream(call, input, take, (error) => end(grpc, stream, call, error));
   }
 
   // A call whose stream is closed already has nobody to answer.
   #admittedOf(metadata: Metadata): Admitted | undefined {
-    const [key] = metadata.get(keyHeader);
-    const admitted = typeof key === "string" ? this.#admitted.get(key) : undefined;
+    const key = String(metadata.get(keyHeader)[0]);
+    const admitted = this.#admitted.get(key);
+    this.#admitted.delete(key);
     return admitted?.call.hasEnded === false ? admitted : undefined;
   }
 }
@@ -229,6 +217,18 @@ function unchanged(bytes: Buffer): Buffer {
   return bytes;
 }
 
+function sendHeaders(grpc: WritableCall, stream: ServerHttp2Stream, call: Call): void {
+  if (!stream.headersSent) grpc.sendMetadata(initialMetadata(call));
+}
+
+function end(grpc: WritableCall, stream: ServerHttp2Stream, call: Call, error: RpcError | undefined): void {
+  if (call.hasEnded) return;
+  if (error === undefined || call.headersSet !== undefined) sendHeaders(grpc, stream, call);
+  if (error === undefined) grpc.end(copyHeaders(call.trailersSet, new SuccessTrailers()));
+  else grpc.emit("error", statusOf(error, call));
+  call.end(error);
+}
+
 function initialMetadata(call: Call): Metadata {
   const metadata = new BareMetadata();
   metadata.set("x-request-id", call.callId);
@@ -248,14 +248,6 @@ function statusOf(error: RpcError, call: Call): { code: number; details: string;
   metadata.set("x-request-id", call.callId);
   if (error.details.length > 0) metadata.set("grpc-status-details-bin", statusDetails(error));
   return { code: error.code, details: error.rawMessage, metadata };
-}
-
-function once(run: () => void): () => void {
-  let isDone = false;
-  return () => {
-    if (!isDone) run();
-    isDone = true;
-  };
 }
 
 function textOf(header: string | string[] | undefined): string | undefined {

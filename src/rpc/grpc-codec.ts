@@ -21,8 +21,8 @@ export function encodeResponse(schema: DescMessage, response: StreamItem, limitB
 }
 
 /** Writes a message of a stream as it is sent; a shared one is encoded once for all its streams. Throws as `encodeResponse` does. */
-export function encodeFrame(schema: DescMessage, item: StreamItem, limitBytes: number): Buffer {
-  const frame = item instanceof Shared ? item.frame(binaryCodec) : framed(toBinary(schema, create(schema, item)));
+export function encodeFrame(schema: DescMessage, item: StreamItem, limitBytes: number, codec = binaryCodec): Buffer {
+  const frame = item instanceof Shared ? item.frame(codec) : framed(codec.encode(schema, create(schema, item)));
   if (frame.length > envelopeBytes + limitBytes) throw responseTooLarge(limitBytes);
   return frame;
 }

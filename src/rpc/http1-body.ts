@@ -7,7 +7,7 @@ import type { HttpResponse } from "./pages.ts";
  * that is still writing when its connection ends loses our answer, and one that has written all of it goes on with the same connection.
  */
 export function bodyOf(request: IncomingMessage, response: HttpResponse, limits: Limits): AsyncIterable<Uint8Array> {
-  response.once("finish", () => throwAwayRest(request, limits));
+  response.on("finish", () => throwAwayRest(request, limits));
   // Whoever reads hears of a client that hangs up. Who has just stopped reading does not, and an error that nobody hears ends the process.
   request.on("error", () => undefined);
   return request.iterator({ destroyOnReturn: false });

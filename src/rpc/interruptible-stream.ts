@@ -4,64 +4,64 @@ import { clientGone, type RpcError } from "./errors.ts";
 import type { Pump, StreamItem, Take } from "./handler.ts";
 
 /**
- * The messages of a streaming handler, handed on to its listener. When the call is interrupted that ends at once, even if the handler is deaf to
- * its signal; a generator is then asked to return.
+ * The messages of a streaming handler, handed on to its listener, and their end. When the call is interrupted that comes at once, even if the handler
+ * is deaf to its signal; a generator is then asked to return.
  */
 export class InterruptibleStream {
   readonly #call: Call;
-  readonly #fail: (error: unknown) => RpcError;
-  readonly #open: () => AsyncIterable<StreamItem> | Pump<StreamItem>;
+  readonly #take: Take<StreamItem>;
+  #end: ((error?: unknown) => void) | undefined;
   #iterator: AsyncIterator<StreamItem> | undefined;
-  #reject: ((error: RpcError) => void) | undefined;
   #interrupted: RpcError | undefined;
 
-  constructor(
-    call: Call,
-    fail: (error: unknown) => RpcError,
-    open: () => AsyncIterable<StreamItem> | Pump<StreamItem>,
-  ) {
+  /** `end` is called once. */
+  constructor(call: Call, take: Take<StreamItem>, end: (error?: unknown) => void) {
     this.#call = call;
-    this.#fail = fail;
-    this.#open = open;
+    this.#take = take;
+    this.#end = end;
     call.whenInterrupted((error) => this.#interrupt(error));
   }
 
-  /** Resolves at the end of the stream; rejects with RpcError only. To be called once. */
-  pump(take: Take<StreamItem>): Promise<void> {
-    return new Promise((resolve, reject) => {
-      this.#reject = (error) => reject(this.#fail(error));
-      this.#run((item) => this.#handOn(item, take)).then(resolve, (error: unknown) => reject(this.#fail(error)));
-    });
+  /** To be called once; `open` runs the handler. */
+  run(open: () => AsyncIterable<StreamItem> | Pump<StreamItem>): void {
+    // The end too is awaited in there: who waits outside keeps a context of its own.
+    within(this.#call, () => this.#start(open));
   }
 
-  /** Nobody wants the rest. */
-  stop(): void {
-    // The generator may be parked where nobody will resume it; its failure to return has no reader any more.
-    this.#iterator?.return?.().then(undefined, () => undefined);
+  #start(open: () => AsyncIterable<StreamItem> | Pump<StreamItem>): void {
+    try {
+      this.#throwIfOver();
+      this.#handOnAll(open()).then(
+        () => this.#finish(),
+        (error: unknown) => this.#finish(error),
+      );
+    } catch (error) {
+      this.#finish(error);
+    }
   }
 
-  async #run(take: Take<StreamItem>): Promise<void> {
-    this.#throwIfOver();
-    const messages = within(this.#call, this.#open);
-    if (typeof messages === "function") return await within(this.#call, () => messages(take));
+  #handOnAll(messages: AsyncIterable<StreamItem> | Pump<StreamItem>): Promise<void> {
+    return typeof messages === "function" ? messages((item) => this.#handOn(item)) : this.#iterate(messages);
+  }
+
+  async #iterate(messages: AsyncIterable<StreamItem>): Promise<void> {
     const iterator = messages[Symbol.asyncIterator]();
     this.#iterator = iterator;
     try {
-      const next = () => within(this.#call, () => iterator.next());
-      for (let result = await next(); result.done !== true; result = await next()) {
-        const room = take(result.value);
+      for (let result = await iterator.next(); result.done !== true; result = await iterator.next()) {
+        const room = this.#handOn(result.value);
         if (room !== undefined) await room;
       }
     } catch (error) {
-      this.stop();
+      this.#stop();
       throw error;
     }
   }
 
-  #handOn(item: StreamItem, take: Take<StreamItem>): Promise<void> | undefined {
+  #handOn(item: StreamItem): Promise<void> | undefined {
     this.#throwIfOver();
     this.#call.target.metrics.sent();
-    return take(item);
+    return this.#take(item);
   }
 
   #throwIfOver(): void {
@@ -71,7 +71,18 @@ export class InterruptibleStream {
 
   #interrupt(error: RpcError): void {
     this.#interrupted = error;
-    this.#reject?.(error);
-    this.stop();
+    this.#finish(error);
+    this.#stop();
+  }
+
+  #finish(error?: unknown): void {
+    const end = this.#end;
+    this.#end = undefined;
+    end?.(error);
+  }
+
+  // The generator may be parked where nobody will resume it; its failure to return has no reader any more.
+  #stop(): void {
+    this.#iterator?.return?.().then(undefined, () => undefined);
   }
 }

@@ -34,10 +34,10 @@ export class OpenSockets {
   #keep(socket: Socket): void {
     let timer: NodeJS.Timeout | undefined;
     this.#sockets.add(socket);
-    socket.once("finish", () => {
+    socket.on("finish", () => {
       timer = setTimeout(() => socket.destroy(), this.#lastWordsMs).unref();
     });
-    socket.once("close", () => {
+    socket.on("close", () => {
       clearTimeout(timer);
       this.#sockets.delete(socket);
     });

@@ -10,7 +10,7 @@ import { within } from "./current-call.ts";
 import { connectTimeoutMs, grpcTimeoutMs } from "./deadline.ts";
 import { clientGone, isBug, RpcError, reasonOf, rpcError } from "./errors.ts";
 import { anybody, type Gate } from "./gate.ts";
-import type { Pump, ServedService, StreamItem } from "./handler.ts";
+import type { Pump, ServedService, StreamItem, Take } from "./handler.ts";
 import { InterruptibleStream } from "./interruptible-stream.ts";
 import type { Limits } from "./limits.ts";
 import type { Metrics } from "./metrics.ts";
@@ -108,13 +108,10 @@ export class Pipeline {
     }
   }
 
-  /** Runs a handler of a stream, one request or many. It fails with RpcError only, and at once when the call is interrupted. */
-  stream(call: Call, input: Input): InterruptibleStream {
-    return new InterruptibleStream(
-      call,
-      (error) => this.fail(call, error),
-      () => this.#runStream(call, input),
-    );
+  /** Runs a handler of a stream, one request or many: its messages go to `take`, then `end` is told once; at once when the call is interrupted. */
+  stream(call: Call, input: () => Input, take: Take<StreamItem>, end: (error?: RpcError) => void): void {
+    const ended = (error?: unknown) => end(error === undefined ? undefined : this.fail(call, error));
+    new InterruptibleStream(call, take, ended).run(() => this.#runStream(call, input()));
   }
 
   /** Turns any failure into what the client gets; a bug is logged whole, once. */

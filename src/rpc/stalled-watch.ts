@@ -40,11 +40,7 @@ export class StallTimer {
 }
 
 /** The timer that ends a watch whose client does not take what waits for it; other streams may be left alone for as long as their clients like. */
-export function stallTimer(
-  call: Call,
-  stream: Writable,
-  { stalledMs, reset }: { readonly stalledMs: number; readonly reset: () => void },
-): StallTimer | undefined {
+export function stallTimer(call: Call, stream: Writable, stalledMs: number, reset: () => void): StallTimer | undefined {
   if (!call.target.isWatch) return undefined;
   return new StallTimer(stream, stalledMs, () => {
     call.interrupt(rpcError(tooSlow, call.callId));

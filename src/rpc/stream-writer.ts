@@ -8,7 +8,7 @@ export class StreamWriter {
   readonly #stall: StallTimer | undefined;
   #wake: (() => void) | undefined;
   /** What of a large message is still to be written. */
-  #rest: Buffer | undefined;
+  #rest: Uint8Array | undefined;
 
   /** Listens once for the whole stream; a listener for each wait would pile up on the signal. */
   constructor(stream: Writable, signal: AbortSignal, stall: StallTimer | undefined) {
@@ -20,7 +20,7 @@ export class StreamWriter {
   }
 
   /** Returns at once if there is room for more, or the call is over; else a promise of that. */
-  write(bytes: Buffer): Promise<void> | undefined {
+  write(bytes: Uint8Array): Promise<void> | undefined {
     if (this.#signal.aborted || this.#stream.destroyed || this.#put(bytes) || this.#signal.aborted) return;
     this.#stall?.start();
     return new Promise((resolve) => {
@@ -33,7 +33,7 @@ export class StreamWriter {
   }
 
   /** Whether all is written, and there is room for more. */
-  #put(bytes: Buffer): boolean {
+  #put(bytes: Uint8Array): boolean {
     let rest = bytes;
     // The stream tells when a piece has gone, but not how much of it: in small ones a slow client is seen to read.
     while (rest.length > largestPiece) {

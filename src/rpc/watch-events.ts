@@ -17,7 +17,7 @@ import { type BatchFields, EncodedOnce, encodedBatch } from "./encoded-once.ts";
 import { type CallContext, type Pump, Shared, takeAll } from "./handler.ts";
 import { batchParts, sizeOfService } from "./message-size.ts";
 import { SharedBatches } from "./shared-batches.ts";
-import { StreamAge } from "./stream-age.ts";
+import { streamEndMs } from "./stream-age.ts";
 import { cursorFromProto, type EventFeed, openedToProto, progressIntervalOf } from "./watch-feed.ts";
 
 type Response = Shared<typeof WatchEventsResponseSchema>;
@@ -35,18 +35,17 @@ export class EventWatch {
   }
 
   watch(request: WatchEventsRequest, context: CallContext): Pump<Response> {
-    return async (take) => {
+    return (take) => {
       const view = eventView(request, context.principal);
-      const age = new StreamAge(context.signal, this.#clock);
       const options = {
         after: cursorFromProto(request.after),
         select: (events: readonly Event[]) => events.filter(view.matches),
         progressIntervalMs: progressIntervalOf(request.progressInterval),
         follower: "watch_events",
-        signal: age.signal,
+        endMs: streamEndMs(this.#clock),
+        signal: context.signal,
       };
-      await this.#feed.pump(options, (item) => takeAll(this.#responses(item, view), take));
-      age.throwIfReached();
+      return this.#feed.pump(options, (item) => takeAll(this.#responses(item, view), take));
     };
   }
 
@@ -90,16 +89,22 @@ function eventView(request: WatchEventsRequest, principal: Principal): EventView
   allowSome(principal, "read:events");
   if (request.includeServices) allowSome(principal, "read:services");
   const types = eventTypesFromProto(request.types, "types");
+  const isOfType = types.size === 0 ? ofAnyType : ofTypes(types);
   const isAsked = eventFilter(request.filter);
   return {
     key: JSON.stringify([request.filter, [...types].sort(), request.includeServices, principal.scopes]),
-    matches: (event) =>
-      (types.size === 0 || types.has(event.body.type)) &&
-      may(principal, "read:events", event.service?.name) &&
-      isAsked(event),
+    matches: (event) => isOfType(event) && may(principal, "read:events", event.service?.name) && isAsked(event),
     look: request.includeServices ? JSON.stringify(principal.scopes) : "",
     principal: request.includeServices ? principal : undefined,
   };
+}
+
+function ofTypes(types: ReadonlySet<string>): (event: Event) => boolean {
+  return ({ body }) => types.has(body.type);
+}
+
+function ofAnyType(): boolean {
+  return true;
 }
 
 function afterOf({ after, body }: Event, principal: Principal | undefined): ReturnType<typeof serviceFor> | undefined {

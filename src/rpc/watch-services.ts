@@ -20,7 +20,7 @@ import { type CallContext, type Pump, Shared, type Take, takeAll } from "./handl
 import { batchParts, messageParts, sizeOfService } from "./message-size.ts";
 import { SharedBatches } from "./shared-batches.ts";
 import { type ShownChange, ShownServices } from "./shown-services.ts";
-import { StreamAge } from "./stream-age.ts";
+import { streamEndMs } from "./stream-age.ts";
 import { cursorFromProto, type EventFeed, openedToProto, progressIntervalOf } from "./watch-feed.ts";
 
 type Response = Shared<typeof WatchServicesResponseSchema>;
@@ -46,19 +46,18 @@ export class ServiceWatch {
   }
 
   watch(request: WatchServicesRequest, { principal, signal }: CallContext): Pump<Response> {
-    return async (take) => {
+    return (take) => {
       allowSome(principal, "list:services");
       const watcher = new Watcher(request, principal);
-      const age = new StreamAge(signal, this.#clock);
       const options = {
         after: watcher.after,
         select: (events: readonly Event[]) => watcher.select(events),
         progressIntervalMs: progressIntervalOf(request.progressInterval),
         follower: "watch_services",
-        signal: age.signal,
+        endMs: streamEndMs(this.#clock),
+        signal,
       };
-      await this.#feed.pump(options, (item) => this.#tell(watcher, item, take));
-      age.throwIfReached();
+      return this.#feed.pump(options, (item) => this.#tell(watcher, item, take));
     };
   }
 
