@@ -77,6 +77,8 @@ export class Feed {
   readonly #followers = new Sleepers();
   readonly #pages: PastPages;
   readonly #reading: Reading;
+  /** What was read of the ring last: most of those who are woken read the same. */
+  #lastRead: { readonly position: bigint; readonly stretch: Stretch } | undefined;
   #running: Promise<void> | undefined;
   /** Since when something is known to be there that was not read. */
   #wokenAtMs: number | undefined;
@@ -169,8 +171,11 @@ export class Feed {
 
   #readRecent(position: bigint): Stretch | undefined {
     if (position < this.#ring.start) return undefined;
+    if (this.#lastRead?.position === position) return this.#lastRead.stretch;
     const events = this.#ring.readAfter(position, eventsABatch);
-    return { events, upTo: events.at(-1)?.revision ?? this.#head };
+    const stretch = { events, upTo: events.at(-1)?.revision ?? this.#head };
+    this.#lastRead = { position, stretch };
+    return stretch;
   }
 
   async #readPast(position: bigint): Promise<Stretch> {
@@ -261,6 +266,7 @@ export class Feed {
     if (events.length === 0) return false;
     const last = lastOfDense(this.#head, events);
     this.#ring.push(events);
+    this.#lastRead = undefined;
     this.#head = last;
     this.#wake();
     this.#metrics.appended(events, performance.now() - wokenAtMs);

@@ -41,64 +41,77 @@ export interface Place {
 
 /** One place in the log that moves forward. It holds no queue: who does not ask for the next step is not told of it. */
 export class Follower {
-  readonly #options: Omit<FollowerOptions, "opened">;
+  // Each of its own: thousands of followers take their steps one after the other, and every object on the way is one more that no cache holds.
+  readonly #reading: Reading;
+  readonly #place: Place;
+  readonly #select: FollowerOptions["select"];
+  readonly #progressIntervalMs: number;
+  readonly #endMs: number;
+  readonly #sleeper: Sleeper;
+  readonly #signal: AbortSignal;
   #opened: FeedItem | undefined;
   #past: Stretch | undefined;
   #toldMs = performance.now();
 
-  constructor({ opened, ...options }: FollowerOptions) {
+  constructor({ opened, reading, place, select, progressIntervalMs, endMs, sleeper, signal }: FollowerOptions) {
     this.#opened = opened;
-    this.#options = options;
+    this.#reading = reading;
+    this.#place = place;
+    this.#select = select;
+    this.#progressIntervalMs = progressIntervalMs;
+    this.#endMs = endMs;
+    this.#sleeper = sleeper;
+    this.#signal = signal;
   }
 
   /** What comes next or, if that is not here yet, what to await before asking again; undefined: the signal aborted. Throws STREAM_MAX_AGE at the end. */
   next(): FeedItem | Promise<void> | undefined {
-    const { reading, place, progressIntervalMs, endMs, sleeper, signal } = this.#options;
+    const [reading, place] = [this.#reading, this.#place];
     if (this.#opened !== undefined) return this.#open(this.#opened);
     for (;;) {
-      if (signal.aborted) return undefined;
+      if (this.#signal.aborted) return undefined;
       reading.throwIfStopped();
-      if (performance.now() >= endMs) throw tooOld();
+      const nowMs = performance.now();
+      if (nowMs >= this.#endMs) throw tooOld();
       const isBehind = place.position < reading.head;
       if (isBehind) {
         const stretch = this.#past ?? reading.readRecent(place.position);
         if (stretch === undefined) return this.#readPast();
-        const told = this.#moveTo(stretch);
+        const told = this.#moveTo(stretch, nowMs);
         if (told !== undefined) return told;
       }
-      const dueMs = this.#toldMs + progressIntervalMs;
-      if (performance.now() >= dueMs) return this.#tell({ kind: "progress", cursor: reading.cursorOf(place.position) });
-      if (!isBehind) return sleeper.sleep(Math.min(dueMs, endMs));
+      const dueMs = this.#toldMs + this.#progressIntervalMs;
+      if (nowMs >= dueMs) return this.#tell({ kind: "progress", cursor: reading.cursorOf(place.position) }, nowMs);
+      if (!isBehind) return this.#sleeper.sleep(Math.min(dueMs, this.#endMs));
     }
   }
 
   leave(): void {
-    this.#options.sleeper.leave();
-    this.#options.place.leave();
+    this.#sleeper.leave();
+    this.#place.leave();
   }
 
   #open(opened: FeedItem): FeedItem {
     this.#opened = undefined;
-    return this.#tell(opened);
+    return this.#tell(opened, performance.now());
   }
 
   async #readPast(): Promise<void> {
-    const { reading, place } = this.#options;
-    this.#past = await reading.readPast(place.position);
+    this.#past = await this.#reading.readPast(this.#place.position);
   }
 
-  #moveTo({ events, upTo }: Stretch): FeedItem | undefined {
-    const { reading, place, select } = this.#options;
+  #moveTo({ events, upTo }: Stretch, nowMs: number): FeedItem | undefined {
+    const [place, select] = [this.#place, this.#select];
     this.#past = undefined;
     place.position = upTo;
     const selected = select === undefined ? events : select(events);
     if (selected.length === 0) return undefined;
     place.delivered(selected.length);
-    return this.#tell({ kind: "events", events: selected, cursor: reading.cursorOf(upTo) });
+    return this.#tell({ kind: "events", events: selected, cursor: this.#reading.cursorOf(upTo) }, nowMs);
   }
 
-  #tell(item: FeedItem): FeedItem {
-    this.#toldMs = performance.now();
+  #tell(item: FeedItem, nowMs: number): FeedItem {
+    this.#toldMs = nowMs;
     return item;
   }
 }

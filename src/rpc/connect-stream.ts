@@ -32,6 +32,7 @@ export interface ConnectStreamOptions {
 export class ConnectStream {
   readonly #options: ConnectStreamOptions;
   #writer: StreamWriter | undefined;
+  #hasBegun = false;
 
   constructor(options: ConnectStreamOptions) {
     this.#options = options;
@@ -80,8 +81,9 @@ export class ConnectStream {
   }
 
   #begin(): void {
+    if (this.#hasBegun) return;
+    this.#hasBegun = true;
     const { call, response, protocol, codec, compression } = this.#options;
-    if (response.headersSent) return;
     if (isOver(writableOf(response))) throw clientGone(call.callId);
     response.setHeader("content-type", protocol.contentType(codec.name === "binary"));
     response.setHeader("x-request-id", call.callId);

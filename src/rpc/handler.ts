@@ -68,11 +68,19 @@ export type Take<T> = (item: T) => Promise<void> | undefined;
 
 /** Hands on several. */
 export function takeAll<T>(items: readonly T[], take: Take<T>, first = 0): Promise<void> | undefined {
-  for (const [index, item] of items.entries()) {
-    const room = index < first ? undefined : take(item);
-    if (room !== undefined) return room.then(() => takeAll(items, take, index + 1));
+  let next = 0;
+  for (const item of items) {
+    next += 1;
+    const room = next > first ? take(item) : undefined;
+    if (room !== undefined) return takeRest(items, take, next, room);
   }
   return undefined;
+}
+
+// Apart, so that what it would keep is not made where there always is room.
+async function takeRest<T>(items: readonly T[], take: Take<T>, first: number, room: Promise<void>): Promise<void> {
+  await room;
+  await takeAll(items, take, first);
 }
 
 export type BidiStreamingHandler<I extends DescMessage, O extends DescMessage> = (

@@ -28,6 +28,7 @@ export class EventWatch {
   readonly #clock: Clock;
   readonly #batches = new SharedBatches<readonly Response[]>();
   readonly #encoded = new EncodedOnce<Event, typeof EventSchema>(EventSchema);
+  readonly #views = new EventViews();
 
   constructor({ feed, clock }: { feed: EventFeed; clock: Clock }) {
     this.#feed = feed;
@@ -36,10 +37,10 @@ export class EventWatch {
 
   watch(request: WatchEventsRequest, context: CallContext): Pump<Response> {
     return (take) => {
-      const view = eventView(request, context.principal);
+      const view = this.#views.of(request, context.principal);
       const options = {
         after: cursorFromProto(request.after),
-        select: (events: readonly Event[]) => events.filter(view.matches),
+        select: view.select,
         progressIntervalMs: progressIntervalOf(request.progressInterval),
         follower: "watch_events",
         endMs: streamEndMs(this.#clock),
@@ -75,27 +76,61 @@ export class EventWatch {
   }
 }
 
-/** What one watcher sees. Watchers with equal keys see the same. */
+/** What a watcher sees. Watchers with equal keys see the same. */
 interface EventView {
   readonly key: string;
-  readonly matches: (event: Event) => boolean;
+  readonly select: (events: readonly Event[]) => readonly Event[];
   /** Those with equal looks see the same of an event, if they see it. */
   readonly look: string;
-  /** Undefined: events are shown without the services as they were after them. */
+  /** Undefined: events are shown without the services as they were after them. Only its scopes count. */
   readonly principal: Principal | undefined;
 }
 
-function eventView(request: WatchEventsRequest, principal: Principal): EventView {
-  allowSome(principal, "read:events");
-  if (request.includeServices) allowSome(principal, "read:services");
-  const types = eventTypesFromProto(request.types, "types");
+/** The views of the watchers. Those who see the same have the same, so that what is selected for one is selected for all. */
+class EventViews {
+  readonly #views = new Map<string, EventView>();
+
+  of(request: WatchEventsRequest, principal: Principal): EventView {
+    allowSome(principal, "read:events");
+    if (request.includeServices) allowSome(principal, "read:services");
+    const types = eventTypesFromProto(request.types, "types");
+    const key = JSON.stringify([request.filter, [...types].sort(), request.includeServices, principal.scopes]);
+    const view = this.#views.get(key) ?? eventView(request, types, principal, key);
+    this.#views.delete(key);
+    this.#views.set(key, view);
+    const [oldest] = this.#views.keys();
+    if (this.#views.size > mostViews && oldest !== undefined) this.#views.delete(oldest);
+    return view;
+  }
+}
+
+/** A view that is forgotten here lives on with its watchers. */
+const mostViews = 256;
+
+function eventView(
+  request: WatchEventsRequest,
+  types: ReadonlySet<string>,
+  principal: Principal,
+  key: string,
+): EventView {
   const isOfType = types.size === 0 ? ofAnyType : ofTypes(types);
   const isAsked = eventFilter(request.filter);
   return {
-    key: JSON.stringify([request.filter, [...types].sort(), request.includeServices, principal.scopes]),
-    matches: (event) => isOfType(event) && may(principal, "read:events", event.service?.name) && isAsked(event),
+    key,
+    select: rememberingTheLast((event) => {
+      return isOfType(event) && may(principal, "read:events", event.service?.name) && isAsked(event);
+    }),
     look: request.includeServices ? JSON.stringify(principal.scopes) : "",
     principal: request.includeServices ? principal : undefined,
+  };
+}
+
+/** Filters events. Those of the feed's that are new come to one watcher after the other as the same array. */
+function rememberingTheLast(matches: (event: Event) => boolean): (events: readonly Event[]) => readonly Event[] {
+  let last: { readonly events: readonly Event[]; readonly selected: readonly Event[] } | undefined;
+  return (events) => {
+    if (last?.events !== events) last = { events, selected: events.filter(matches) };
+    return last.selected;
   };
 }
 
