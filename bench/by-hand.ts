@@ -35,7 +35,7 @@ export class ByHand implements AsyncDisposable {
     mkdirSync(runDir);
     const paths = { runDir, stdoutPath: join(this.#directory, "out"), stderrPath: join(this.#directory, "err") };
     const request = { ...paths, account: this.#account, limits: {}, notifyFd: undefined };
-    const shim = spawn("/bin/sh", shimArguments, {
+    const shim = spawn("/bin/sh", shimArguments(this.#directory), {
       detached: true,
       stdio: ["pipe", "ignore", "ignore"],
       env: { LC_ALL: "C" },

@@ -4,6 +4,7 @@ import { commandPid } from "../src/supervisor/instance-handle.ts";
 import { type Launched, Launcher } from "../src/supervisor/launcher.ts";
 import { Leftovers } from "../src/supervisor/leftovers.ts";
 import { ProcessTable } from "../src/supervisor/process-table.ts";
+import { Shims } from "../src/supervisor/shims.ts";
 import { eventually } from "../test/support/eventually.ts";
 import { type Figure, figureAlone, percentile } from "./figure.ts";
 
@@ -12,7 +13,7 @@ const samples = 200;
 /** From SIGKILL of a process to its recorded exit in the hands of the server that started it, and of one that only adopted it. */
 export async function exitKnown(directory: string): Promise<Figure[]> {
   const leftovers = new Leftovers(new ProcessTable());
-  const launcher = new Launcher({ leftovers, cwd: "/" });
+  const launcher = new Launcher({ leftovers, cwd: "/", shims: new Shims({ place: directory }) });
   // What is waited for keeps nobody awake.
   const awake = setInterval(() => undefined, 60_000);
   const took = { parent: [] as number[], adopter: [] as number[] };

@@ -1,8 +1,9 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
-import { readdir, readFile } from "node:fs/promises";
+import { readFile } from "node:fs/promises";
 import { EventType } from "../gen/steward/v1/event_pb.ts";
 import type { StewardClient } from "../src/client.ts";
+import { shimsOf } from "../test/supervisor/state-directory.ts";
 import { figureOf, type Measure, median } from "./figure.ts";
 import { withSteward } from "./scene.ts";
 
@@ -17,7 +18,7 @@ export const measureMemory: Measure = () =>
     const before = await rssKbOf(steward.pid);
     await runAll(client);
     const after = await rssKbOf(steward.pid);
-    const shims = await shimsOf(steward.pid);
+    const shims = shimsOf(steward.stateDir);
     if (shims.length !== services) throw new Error(`there are ${shims.length} shims for ${services} services`);
     const shimKb = median(await Promise.all(shims.map(pssKbOf)));
     const bareKb = await bareSleepKb();
@@ -41,20 +42,6 @@ async function runAll(client: StewardClient): Promise<void> {
     if (update.kind === "events") ready += update.events.length;
     if (ready >= services) return;
   }
-}
-
-/** The children of Steward that lead a session with a command in it. */
-async function shimsOf(pid: number): Promise<number[]> {
-  const all = (await readdir("/proc")).map(Number).filter(Number.isInteger);
-  const found = await Promise.all(all.map(async (each) => ((await isShimOf(each, pid)) ? each : undefined)));
-  return found.filter((each) => each !== undefined);
-}
-
-async function isShimOf(pid: number, parent: number): Promise<boolean> {
-  const stat = await readFile(`/proc/${pid}/stat`, "utf8").catch(() => "");
-  const [, ppid] = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
-  const commandLine = await readFile(`/proc/${pid}/cmdline`, "utf8").catch(() => "");
-  return Number(ppid) === parent && commandLine.includes("# holds one instance of a service");
 }
 
 async function bareSleepKb(): Promise<number> {

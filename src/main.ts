@@ -209,7 +209,7 @@ async function start(config: Config, log: Logger, version: string, started: Stac
     },
     publicOrigin: config.publicUrl,
   });
-  const shims = new Shims();
+  const shims = new Shims({ place: config.stateDir });
   shims.start();
   started.push(() => shims.stop());
   const supervisor = new Supervisor({

@@ -10,7 +10,7 @@ import type { Leftovers } from "./leftovers.ts";
 import { identify, stateOf } from "./process-identity.ts";
 import { createRunDirectory, type ProcessExit, recordGroup, spawnFailed } from "./run-directory.ts";
 import { gateScript, shimWords } from "./shim.ts";
-import { Shims } from "./shims.ts";
+import type { Shims } from "./shims.ts";
 import type { Spawned } from "./spawn.ts";
 
 export interface LaunchRequest {
@@ -49,8 +49,7 @@ export interface LauncherOptions {
   readonly groups?: ControlGroups | undefined;
   /** Steward's own working directory. */
   readonly cwd: string;
-  /** Default: each is forked when it is needed. */
-  readonly shims?: Shims;
+  readonly shims: Shims;
 }
 
 /** Starts the commands of services, each under a shim of its own (shim.ts). */
@@ -60,7 +59,7 @@ export class Launcher {
   readonly #cwd: string;
   readonly #shims: Shims;
 
-  constructor({ leftovers, groups, cwd, shims = new Shims() }: LauncherOptions) {
+  constructor({ leftovers, groups, cwd, shims }: LauncherOptions) {
     this.#leftovers = leftovers;
     this.#groups = groups;
     this.#cwd = cwd;

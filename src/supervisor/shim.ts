@@ -111,8 +111,13 @@ case $c in 130 | 141) k=signal ;; esac
 echo "$k $c" 1<>"$d/${runFiles.exit}"
 exit 0`;
 
-/** The arguments of the shell that becomes a shim: the same for every instance, so that it can be started before anybody needs it. */
-export const shimArguments: readonly string[] = ["-c", shimText, "steward"];
+/**
+ * The arguments of the shell that becomes a shim: the same for every instance, so that it can be started before anybody needs it. `place` is for people
+ * who look at the processes of a machine: the directory of the server that it belongs to.
+ */
+export function shimArguments(place: string): string[] {
+  return ["-c", shimText, "steward", place];
+}
 
 const setpriv = "/usr/bin/setpriv";
 

@@ -11,10 +11,13 @@ const calmMs = 50;
 export class Shims {
   /** A POSIX shell: dash, busybox and bash are known to do. */
   readonly shell: string;
+  readonly #place: string;
   #ahead: Spawned | undefined;
   #calm: NodeJS.Timeout | undefined;
 
-  constructor(shell = "/bin/sh") {
+  /** `place`: what their command lines show for whom they are, the state directory. */
+  constructor({ place, shell = "/bin/sh" }: { readonly place: string; readonly shell?: string | undefined }) {
+    this.#place = place;
     this.shell = shell;
   }
 
@@ -39,7 +42,7 @@ export class Shims {
   }
 
   #fork(): Spawned {
-    return spawnDetached(this.shell, shimArguments);
+    return spawnDetached(this.shell, shimArguments(this.#place));
   }
 
   #forkAhead(): void {

@@ -25,8 +25,7 @@ describe("with a state directory on a small disk", () => {
     disk = SmallDisk.mount(own.stateDirectory.path, 8);
   });
   afterEach(async () => {
-    disk?.unmount();
-    await own.clear();
+    await own.clear(() => disk?.unmount());
   });
 
   test("a full disk costs no exit, is told, and what is written goes on when it is not full any more", async (context) => {

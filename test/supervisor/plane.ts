@@ -134,7 +134,7 @@ export class Plane {
     );
     const leftovers = new Leftovers(new ProcessTable());
     const outputKeeper = new OutputKeeper({ onBeginAnew: () => undefined, onFailure });
-    const shims = new Shims();
+    const shims = new Shims({ place: stateDir });
     const stewardAddress = "http://127.0.0.1:7700";
     const supervisor = new Supervisor({
       node: "test",

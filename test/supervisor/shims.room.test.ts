@@ -12,7 +12,7 @@ let bench: Workbench;
 let shims: Shims;
 beforeEach(() => {
   bench = new Workbench();
-  shims = new Shims();
+  shims = new Shims({ place: bench.directory });
 });
 afterEach(async () => {
   await shims.stop();
@@ -60,7 +60,7 @@ test("a stop leaves none, and none is forked any more", async () => {
 });
 
 test.each(shells())("under $name it takes words of any kind, on a command's way and back", async ({ path }) => {
-  shims = new Shims(path(bench.directory));
+  shims = new Shims({ place: bench.directory, shell: path(bench.directory) });
   shims.start();
   await forkedAhead();
 

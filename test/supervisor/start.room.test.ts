@@ -1,4 +1,5 @@
 import { randomUUID } from "node:crypto";
+import { tmpdir } from "node:os";
 import { afterEach, beforeEach, expect, test } from "vitest";
 import { AppError } from "../../src/domain/errors.ts";
 import { isManaged, type ManagedService } from "../../src/domain/service.ts";
@@ -10,12 +11,13 @@ import { Leftovers } from "../../src/supervisor/leftovers.ts";
 import { LimitRules } from "../../src/supervisor/limit-rules.ts";
 import { OutputKeeper } from "../../src/supervisor/output-keeper.ts";
 import { ProcessTable } from "../../src/supervisor/process-table.ts";
+import { Shims } from "../../src/supervisor/shims.ts";
 import { Start } from "../../src/supervisor/start.ts";
 import { aStatus } from "../rpc/arbitrary.ts";
 import { StateDirectory } from "./state-directory.ts";
 
 const leftovers = new Leftovers(new ProcessTable());
-const launcher = new Launcher({ leftovers, groups: undefined, cwd: "/" });
+const launcher = new Launcher({ leftovers, groups: undefined, cwd: "/", shims: new Shims({ place: tmpdir() }) });
 const failures: unknown[] = [];
 const onFailure = (error: unknown) => void failures.push(error);
 

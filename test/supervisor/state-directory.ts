@@ -18,15 +18,16 @@ export class StateDirectory {
     await eventually(() => !existsSync(join(this.path, name)));
   }
 
-  async clear(): Promise<void> {
+  async clear(unmount?: () => void): Promise<void> {
     await endInstances(this.path);
+    unmount?.();
     rmSync(this.path, { recursive: true, force: true, maxRetries: 5 });
   }
 }
 
 /** Kills every process of every instance that was started from a state directory; resolves when all are gone, with their control groups. */
 export async function endInstances(stateDir: string): Promise<void> {
-  const members = new Set(shimsOf(stateDir));
+  const members = new Set(processes().filter((pid) => read(`/proc/${pid}/cmdline`).includes(`\0${stateDir}\0`)));
   for (const pid of processes()) if (members.has(sessionOf(pid)) || writesTo(pid, stateDir)) members.add(pid);
   for (const pid of members) kill(pid);
   await eventually(() => ![...members].some(isRunning));

@@ -46,7 +46,7 @@ export class Workbench {
   async #launch(argv: readonly string[], work: Work, environment: Readonly<Record<string, string>>): Promise<Launched> {
     const number = this.#launches++;
     const instanceId = `${basename(this.directory)}-${number}`;
-    const { name = String(number), shims = new Shims(work.shell), groups } = work;
+    const { name = String(number), shims = new Shims({ place: this.directory, shell: work.shell }), groups } = work;
     const place = join(this.directory, name);
     const launcher = new Launcher({ leftovers: this.leftovers, groups, cwd: "/", shims });
     const launched = await launcher.launch({
