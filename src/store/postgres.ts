@@ -49,7 +49,11 @@ export function createPool(
   // Dates are read in one form, whatever the database's default is. If this fails, so does the statement that comes behind it.
   pool.on("connect", (client) => void client.query("SET DateStyle = 'ISO'").catch(() => undefined));
   // A connection that dies while nobody uses it must not take the process down; the next query gets another.
-  pool.on("error", onIdleError);
+  pool.on("error", (error) => {
+    // It comes with the whole connection, which nobody wants to read in a log.
+    Reflect.deleteProperty(error, "client");
+    onIdleError(error);
+  });
   // One that dies in use fails its queries. It may do so in the same packet in which it began, before whoever asked for it can listen.
   pool.on("connect", (client) => client.on("error", () => undefined));
   pool.on("connect", (client) => Object.assign(client, { watch }));

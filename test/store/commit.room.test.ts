@@ -5,7 +5,7 @@ import { AppError } from "../../src/domain/errors.ts";
 import type { Service } from "../../src/domain/service.ts";
 import { committed, outcomeOf, readTogether, retried } from "../../src/store/commit.ts";
 import type { EmbeddedConnection } from "../../src/store/embedded-postgres.ts";
-import { query } from "../../src/store/postgres.ts";
+import { createPool, query } from "../../src/store/postgres.ts";
 import { eventually } from "../support/eventually.ts";
 import { PrivatePostgres } from "../support/postgres.ts";
 import { PostgresWire } from "../support/postgres-wire.ts";
@@ -20,6 +20,7 @@ import {
   read,
   remove,
   startStore,
+  terminate,
   touch,
   wholeLog,
 } from "./workbench.ts";
@@ -323,3 +324,15 @@ async function startStoreOverWire(database?: EmbeddedConnection) {
   atEnd(() => wire.close());
   return { store: await startStore(wire.connection), wire, connection };
 }
+
+test("an idle connection that ends is told without what it was", async () => {
+  const connection = await emptyDatabase();
+  const ended = Promise.withResolvers<Error>();
+  const pool = createPool({ ...connection, application_name: "idle one" }, { onIdleError: ended.resolve });
+  atEnd(() => pool.end());
+  await pool.query("SELECT 1");
+
+  expect(await terminate(connection, "idle one")).toBe(1);
+
+  expect(Object.keys(await ended.promise)).not.toContain("client");
+});
