@@ -82,7 +82,6 @@ export class ConnectStream {
 
   #begin(): void {
     if (this.#hasBegun) return;
-    this.#hasBegun = true;
     const { call, response, protocol, codec, compression } = this.#options;
     if (isOver(writableOf(response))) throw clientGone(call.callId);
     response.setHeader("content-type", protocol.contentType(codec.name === "binary"));
@@ -90,6 +89,7 @@ export class ConnectStream {
     if (compression !== null) response.setHeader(protocol.encoding, compression.name);
     call.headersSet?.forEach((value, name) => response.setHeader(name, value));
     writeHead(response);
+    this.#hasBegun = true;
   }
 
   #newWriter(): StreamWriter {
