@@ -6,7 +6,7 @@ import { Follower, type Reading, type Stretch } from "./follower.ts";
 import { FeedMetrics } from "./metrics.ts";
 import { PastPages } from "./past-pages.ts";
 import { Ring } from "./ring.ts";
-import { Sleepers } from "./sleepers.ts";
+import { Sleeper, Sleepers } from "./sleepers.ts";
 
 /** What the feed needs of the store. */
 export interface EventSource {
@@ -120,42 +120,32 @@ export class Feed {
 
   /** Resolves once followers can see the revision. */
   async reached(revision: bigint, signal: AbortSignal): Promise<void> {
-    while (this.#head < revision) {
-      if (this.#stopping.signal.aborted) throw draining();
-      const sleeper = this.#arrivals.join(signal);
-      await sleeper.sleep();
-      sleeper.leave();
+    if (this.#head >= revision) return;
+    const arrival = new Arrival(this.#arrivals, signal);
+    try {
+      while (this.#head < revision) {
+        if (this.#stopping.signal.aborted) throw draining();
+        signal.throwIfAborted();
+        await arrival.next();
+      }
       signal.throwIfAborted();
+    } finally {
+      arrival.leave();
     }
   }
 
   /** What is in the log from a place on, for one reader that asks for it. */
   async *follow(options: FollowOptions): AsyncGenerator<FeedItem, void> {
     const follower = await this.#open(options);
-    try {
-      for (let step = follower.next(); step !== undefined; step = follower.next()) {
-        if (step instanceof Promise) await step;
-        else yield step;
-      }
-    } finally {
-      follower.leave();
-    }
+    yield* follower.items();
   }
 
   /**
    * The same, handed on as it comes; resolves when the signal aborts. Where `take` returns a promise, nothing more is handed on before it resolves. For
    * thousands of readers that mostly wait: what asking for each item leaves in memory, times their number, costs more than telling them of it.
    */
-  async pump(options: FollowOptions, take: (item: FeedItem) => Promise<void> | undefined): Promise<void> {
-    const follower = await this.#open(options);
-    try {
-      for (let step = follower.next(); step !== undefined; step = follower.next()) {
-        const wait = step instanceof Promise ? step : take(step);
-        if (wait !== undefined) await wait;
-      }
-    } finally {
-      follower.leave();
-    }
+  pump(options: FollowOptions, take: (item: FeedItem) => Promise<void> | undefined): Promise<void> {
+    return this.#open(options).then((follower) => follower.pump(take));
   }
 
   async #open(options: FollowOptions): Promise<Follower> {
@@ -163,10 +153,8 @@ export class Feed {
     const { head, oldest } = await this.#source.bounds();
     const position = this.#begin(after, { head, oldest });
     const opened = { kind: "opened" as const, cursor: this.#cursor(position), head, oldest, progressIntervalMs };
-    const sleeper = this.#followers.join(signal);
-    const place = this.#metrics.enter(follower, position, signal);
-    const reading = this.#reading;
-    return new Follower({ opened, reading, place, select, progressIntervalMs, endMs, sleeper, signal });
+    const [reading, sleepers, kind] = [this.#reading, this.#followers, this.#metrics.kindOf(follower)];
+    return new Follower({ opened, position, reading, select, progressIntervalMs, endMs, sleepers, kind, signal });
   }
 
   #readRecent(position: bigint): Stretch | undefined {
@@ -282,6 +270,23 @@ export class Feed {
   #emptyRing(): Ring {
     const { ringSize = 16_384, ringBytes = 6 * 1_048_576 } = this.#options;
     return new Ring(this.#head, { events: ringSize, bytes: ringBytes });
+  }
+}
+
+/** A call that waits for what was written. */
+class Arrival extends Sleeper {
+  #resolve = () => {};
+
+  /** Resolves when something was read, or the signal aborts. */
+  next(): Promise<void> {
+    return new Promise((resolve) => {
+      this.#resolve = resolve;
+      this.sleep();
+    });
+  }
+
+  protected override awake(): void {
+    this.#resolve();
   }
 }
 

@@ -1,4 +1,5 @@
 import { Counter, Gauge, Histogram, type Registry } from "prom-client";
+import type { FollowerKind } from "./follower.ts";
 
 /** What there is to tell of a feed at the moment of being asked. */
 export interface FeedFigures {
@@ -10,7 +11,7 @@ export interface FeedFigures {
 export class FeedMetrics {
   readonly #figures: FeedFigures;
   readonly #registry: Registry;
-  readonly #kinds = new Map<string, Kind>();
+  readonly #kinds = new Map<string, FollowerKind>();
   readonly #read: Counter<"type">;
   readonly #failures: Counter;
   readonly #catchUps: Counter;
@@ -56,11 +57,11 @@ export class FeedMetrics {
     this.#followers();
   }
 
-  /** A follower begins. It counts until its signal aborts or it leaves. */
-  enter(follower: string, position: bigint, signal: AbortSignal): Follower {
+  /** Those who follow for the same reason: who begins is to be added, who leaves taken away. */
+  kindOf(follower: string): FollowerKind {
     const kind = this.#kinds.get(follower) ?? { open: new Set(), delivered: 0 };
     this.#kinds.set(follower, kind);
-    return new Follower(kind, position, signal);
+    return kind;
   }
 
   /** Events were read; since the wake-up it took so long. */
@@ -108,7 +109,7 @@ export class FeedMetrics {
     Metric: typeof Gauge<"follower"> | typeof Counter<"follower">,
     name: string,
     help: string,
-    read: (kind: Kind) => number,
+    read: (kind: FollowerKind) => number,
   ): void {
     const kinds = this.#kinds;
     new Metric({
@@ -132,37 +133,5 @@ export class FeedMetrics {
         this.set(read());
       },
     });
-  }
-}
-
-interface Kind {
-  readonly open: Set<Follower>;
-  delivered: number;
-}
-
-/** One that follows. A parked one, whose client does not read, cannot say that it leaves: its signal does. */
-export class Follower {
-  /** What it was given up to. */
-  position: bigint;
-  readonly #kind: Kind;
-  readonly #signal: AbortSignal;
-  readonly #onAbort = () => this.leave();
-
-  constructor(kind: Kind, position: bigint, signal: AbortSignal) {
-    this.position = position;
-    this.#kind = kind;
-    this.#signal = signal;
-    if (signal.aborted) return;
-    kind.open.add(this);
-    signal.addEventListener("abort", this.#onAbort, { once: true });
-  }
-
-  delivered(events: number): void {
-    this.#kind.delivered += events;
-  }
-
-  leave(): void {
-    this.#signal.removeEventListener("abort", this.#onAbort);
-    this.#kind.open.delete(this);
   }
 }

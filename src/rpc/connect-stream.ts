@@ -1,5 +1,6 @@
 import { constants } from "node:http2";
 import type { Writable } from "node:stream";
+import type { DescMessage } from "@bufbuild/protobuf";
 import {
   type Compression,
   type EnvelopedMessage,
@@ -11,6 +12,7 @@ import type { Call } from "./call.ts";
 import { clientGone, type RpcError } from "./errors.ts";
 import { encodeFrame } from "./grpc-codec.ts";
 import { type Codec, envelopeBytes, Shared, type StreamItem } from "./handler.ts";
+import type { Outlet } from "./interruptible-stream.ts";
 import type { Limits } from "./limits.ts";
 import type { HttpResponse } from "./pages.ts";
 import { stallTimer } from "./stalled-watch.ts";
@@ -29,25 +31,32 @@ export interface ConnectStreamOptions {
 }
 
 /** The response of a call that streams, on the Connect port: headers as soon as there is something to send, messages, the end. */
-export class ConnectStream {
+export class ConnectStream implements Outlet {
   readonly #options: ConnectStreamOptions;
+  // What each message needs is here: of thousands of streams no cache holds one object more.
+  readonly #output: DescMessage;
+  readonly #codec: Codec;
+  readonly #compression: Compression | null;
+  readonly #limitBytes: number;
   #writer: StreamWriter | undefined;
   #hasBegun = false;
 
   constructor(options: ConnectStreamOptions) {
     this.#options = options;
-    const { call, response } = options;
+    const { call, response, codec, compression, limits } = options;
+    this.#output = call.target.desc.output;
+    this.#codec = codec;
+    this.#compression = compression;
+    this.#limitBytes = limits.messageBytes;
     response.on("close", () => call.end(clientGone(call.callId)));
     if (!("stream" in response)) response.on("error", ignoreLateReset);
   }
 
-  /** Sends a message; if it returns a promise, there is no room for the next one before that resolves. */
   write(item: StreamItem): Promise<void> | undefined {
-    const { call, codec, compression, limits } = this.#options;
     this.#begin();
     this.#writer ??= this.#newWriter();
-    const writer = this.#writer;
-    const frame = encodeFrame(call.target.desc.output, item, limits.messageBytes, codec);
+    const [writer, compression] = [this.#writer, this.#compression];
+    const frame = encodeFrame(this.#output, item, this.#limitBytes, this.#codec);
     const leastBytes = item instanceof Shared ? sharedWorthCompressing : ownWorthCompressing;
     if (compression === null || frame.length < envelopeBytes + leastBytes) return writer.write(frame);
     const envelope = { flags: 0, data: frame.subarray(envelopeBytes) };

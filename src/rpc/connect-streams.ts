@@ -92,7 +92,7 @@ export class ConnectStreams {
       const reading = { protocol, compression, serialization, callId: call.callId, limitBytes: limits.messageBytes };
       const requests = messagesOf(body, reading);
       const input = isBidi(call.target) ? requests : await onlyOf(requests);
-      serveStream(pipeline, call, input, stream);
+      pipeline.stream(call, once(input), stream);
     } catch (error) {
       stream.end(pipeline.fail(call, error));
     }
@@ -105,14 +105,9 @@ export class ConnectStreams {
   }
 }
 
-// Apart from the reading of the request: made there, these functions would keep all of that for as long as the stream is open.
-function serveStream(pipeline: Pipeline, call: Call, input: Input, stream: ConnectStream): void {
-  pipeline.stream(
-    call,
-    () => input,
-    (item) => stream.write(item),
-    (error) => stream.end(error),
-  );
+// Apart from the reading of the request: made there, this function would keep all of that for as long as the stream is open.
+function once(input: Input): () => Input {
+  return () => input;
 }
 
 function isBidi({ desc }: Method): boolean {

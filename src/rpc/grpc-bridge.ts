@@ -1,4 +1,4 @@
-import { constants, type IncomingHttpHeaders, type ServerHttp2Stream } from "node:http2";
+import type { IncomingHttpHeaders, ServerHttp2Stream } from "node:http2";
 import type { Message } from "@bufbuild/protobuf";
 import { Code } from "@connectrpc/connect";
 import {
@@ -15,17 +15,14 @@ import {
 import { AppError } from "../domain/errors.ts";
 import type { Call, Method } from "./call.ts";
 import { clientGone, RpcError } from "./errors.ts";
-import { decodeRequest, encodeFrame, encodeResponse } from "./grpc-codec.ts";
+import { decodeRequest, encodeResponse } from "./grpc-codec.ts";
 import { closeIfUnread, placeDoor, refuseStream } from "./grpc-door.ts";
-import { BareMetadata, SuccessTrailers } from "./grpc-metadata.ts";
-import { statusDetails } from "./grpc-status.ts";
-import type { StreamItem } from "./handler.ts";
+import { initialMetadata, statusOf, successTrailers } from "./grpc-metadata.ts";
+import { GrpcStream, type WritableCall } from "./grpc-stream.ts";
 import type { Limits } from "./limits.ts";
 import { methodUnknown } from "./malformed.ts";
 import { peerOf } from "./peer.ts";
 import type { Input, Pipeline } from "./pipeline.ts";
-import { stallTimer } from "./stalled-watch.ts";
-import { StreamWriter } from "./stream-writer.ts";
 
 /**
  * Puts the pipeline behind a grpc-js server: the same handlers, gate and errors as on the Connect listener. Messages are decoded here and
@@ -33,15 +30,13 @@ import { StreamWriter } from "./stream-writer.ts";
  */
 export class GrpcBridge {
   readonly #pipeline: Pipeline;
-  readonly #limitBytes: number;
-  readonly #stalledMs: number;
+  readonly #limits: Pick<Limits, "messageBytes" | "stalledMs">;
   readonly #admitted = new Map<string, Admitted>();
   #lastKey = 0;
 
-  constructor(pipeline: Pipeline, { messageBytes, stalledMs }: Pick<Limits, "messageBytes" | "stalledMs">) {
+  constructor(pipeline: Pipeline, limits: Pick<Limits, "messageBytes" | "stalledMs">) {
     this.#pipeline = pipeline;
-    this.#limitBytes = messageBytes;
-    this.#stalledMs = stalledMs;
+    this.#limits = limits;
   }
 
   /** Serves every method of the pipeline. To be done before the server listens. */
@@ -135,12 +130,12 @@ export class GrpcBridge {
     const call = this.#admittedOf(grpc.metadata)?.call;
     if (call === undefined) return;
     try {
-      const request = decodeRequest(call.target.desc.input, grpc.request, this.#limitBytes);
+      const request = decodeRequest(call.target.desc.input, grpc.request, this.#limits.messageBytes);
       const response = await this.#pipeline.unary(call, request);
-      const bytes = encodeResponse(call.target.desc.output, response, this.#limitBytes);
+      const bytes = encodeResponse(call.target.desc.output, response, this.#limits.messageBytes);
       if (call.hasEnded) return;
       grpc.sendMetadata(initialMetadata(call));
-      respond(null, bytes, copyHeaders(call.trailersSet, new SuccessTrailers()));
+      respond(null, bytes, successTrailers(call));
       call.end();
     } catch (error) {
       const failure = this.#pipeline.fail(call, error);
@@ -154,7 +149,7 @@ export class GrpcBridge {
     const admitted = this.#admittedOf(grpc.metadata);
     if (admitted === undefined) return;
     const { input } = admitted.call.target.desc;
-    this.#stream(admitted, grpc, () => decodeRequest(input, grpc.request, this.#limitBytes));
+    this.#stream(admitted, grpc, () => decodeRequest(input, grpc.request, this.#limits.messageBytes));
   }
 
   #bidiStream(grpc: ServerDuplexStream<Buffer, Buffer>): void {
@@ -166,23 +161,15 @@ export class GrpcBridge {
   async *#requests(call: Call, grpc: ServerDuplexStream<Buffer, Buffer>): AsyncIterable<Message> {
     try {
       for await (const bytes of grpc.iterator({ destroyOnReturn: false }))
-        yield decodeRequest(call.target.desc.input, bytes, this.#limitBytes);
+        yield decodeRequest(call.target.desc.input, bytes, this.#limits.messageBytes);
     } catch (error) {
       // What is not of the message is the end of the stream: the client has gone, or grpc-js has answered what it cannot read.
       throw error instanceof AppError ? error : clientGone(call.callId);
     }
   }
 
-  /** Headers and status are left to grpc-js, messages are not: it would frame and queue each of them for each stream, which costs more than sending them. */
   #stream({ call, stream }: Admitted, grpc: WritableCall, input: () => Input): void {
-    const { output } = call.target.desc;
-    const reset = () => stream.close(constants.NGHTTP2_ENHANCE_YOUR_CALM);
-    const writer = new StreamWriter(stream, call.signal, stallTimer(call, stream, this.#stalledMs, reset));
-    const take = (item: StreamItem) => {
-      sendHeaders(grpc, stream, call);
-      return writer.write(encodeFrame(output, item, this.#limitBytes));
-    };
-    this.#pipeline.stream(call, input, take, (error) => end(grpc, stream, call, error));
+    this.#pipeline.stream(call, input, new GrpcStream(call, stream, grpc, this.#limits));
   }
 
   // A call whose stream is closed already has nobody to answer.
@@ -199,8 +186,6 @@ interface Admitted {
   readonly stream: ServerHttp2Stream;
 }
 
-type WritableCall = ServerWritableStream<Buffer, Buffer> | ServerDuplexStream<Buffer, Buffer>;
-
 const keyHeader = "steward-call";
 
 /** What of a call grpc-js would take for something else than it is. */
@@ -215,39 +200,6 @@ function unfitness(headers: IncomingHttpHeaders): string | undefined {
 
 function unchanged(bytes: Buffer): Buffer {
   return bytes;
-}
-
-function sendHeaders(grpc: WritableCall, stream: ServerHttp2Stream, call: Call): void {
-  if (!stream.headersSent) grpc.sendMetadata(initialMetadata(call));
-}
-
-function end(grpc: WritableCall, stream: ServerHttp2Stream, call: Call, error: RpcError | undefined): void {
-  if (call.hasEnded) return;
-  if (error === undefined || call.headersSet !== undefined) sendHeaders(grpc, stream, call);
-  if (error === undefined) grpc.end(copyHeaders(call.trailersSet, new SuccessTrailers()));
-  else grpc.emit("error", statusOf(error, call));
-  call.end(error);
-}
-
-function initialMetadata(call: Call): Metadata {
-  const metadata = new BareMetadata();
-  metadata.set("x-request-id", call.callId);
-  return copyHeaders(call.headersSet, metadata);
-}
-
-function copyHeaders(headers: Headers | undefined, metadata: Metadata): Metadata {
-  headers?.forEach((value, name) => {
-    if (!name.endsWith("-bin")) return metadata.set(name, value);
-    for (const each of value.split(",")) metadata.add(name, Buffer.from(each, "base64"));
-  });
-  return metadata;
-}
-
-function statusOf(error: RpcError, call: Call): { code: number; details: string; metadata: Metadata } {
-  const metadata = copyHeaders(call.trailersSet, new BareMetadata());
-  metadata.set("x-request-id", call.callId);
-  if (error.details.length > 0) metadata.set("grpc-status-details-bin", statusDetails(error));
-  return { code: error.code, details: error.rawMessage, metadata };
 }
 
 function textOf(header: string | string[] | undefined): string | undefined {

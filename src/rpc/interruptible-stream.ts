@@ -1,7 +1,15 @@
 import type { Call } from "./call.ts";
 import { within } from "./current-call.ts";
 import { clientGone, type RpcError } from "./errors.ts";
-import type { Pump, StreamItem, Take } from "./handler.ts";
+import type { Pump, StreamItem } from "./handler.ts";
+
+/** Where the messages of a stream go, as its listener has it. */
+export interface Outlet {
+  /** Sends a message. If it returns a promise, there is no room for the next one before that resolves. */
+  write(item: StreamItem): Promise<void> | undefined;
+  /** Told once, at the end. */
+  end(error?: RpcError): void;
+}
 
 /**
  * The messages of a streaming handler, handed on to its listener, and their end. When the call is interrupted that comes at once, even if the handler
@@ -9,16 +17,17 @@ import type { Pump, StreamItem, Take } from "./handler.ts";
  */
 export class InterruptibleStream {
   readonly #call: Call;
-  readonly #take: Take<StreamItem>;
-  #end: ((error?: unknown) => void) | undefined;
+  readonly #outlet: Outlet;
+  readonly #fail: (call: Call, error: unknown) => RpcError;
   #iterator: AsyncIterator<StreamItem> | undefined;
   #interrupted: RpcError | undefined;
+  #isFinished = false;
 
-  /** `end` is called once. */
-  constructor(call: Call, take: Take<StreamItem>, end: (error?: unknown) => void) {
+  /** `fail` says what the client is told of a failure. */
+  constructor(call: Call, outlet: Outlet, fail: (call: Call, error: unknown) => RpcError) {
     this.#call = call;
-    this.#take = take;
-    this.#end = end;
+    this.#outlet = outlet;
+    this.#fail = fail;
     call.whenInterrupted((error) => this.#interrupt(error));
   }
 
@@ -61,7 +70,7 @@ export class InterruptibleStream {
   #handOn(item: StreamItem): Promise<void> | undefined {
     this.#throwIfOver();
     this.#call.target.metrics.sent();
-    return this.#take(item);
+    return this.#outlet.write(item);
   }
 
   #throwIfOver(): void {
@@ -76,9 +85,9 @@ export class InterruptibleStream {
   }
 
   #finish(error?: unknown): void {
-    const end = this.#end;
-    this.#end = undefined;
-    end?.(error);
+    if (this.#isFinished) return;
+    this.#isFinished = true;
+    this.#outlet.end(error === undefined ? undefined : this.#fail(this.#call, error));
   }
 
   // The generator may be parked where nobody will resume it; its failure to return has no reader any more.

@@ -10,8 +10,8 @@ import { within } from "./current-call.ts";
 import { connectTimeoutMs, grpcTimeoutMs } from "./deadline.ts";
 import { clientGone, isBug, RpcError, reasonOf, rpcError } from "./errors.ts";
 import { anybody, type Gate } from "./gate.ts";
-import type { Pump, ServedService, StreamItem, Take } from "./handler.ts";
-import { InterruptibleStream } from "./interruptible-stream.ts";
+import type { Pump, ServedService, StreamItem } from "./handler.ts";
+import { InterruptibleStream, type Outlet } from "./interruptible-stream.ts";
 import type { Limits } from "./limits.ts";
 import type { Metrics } from "./metrics.ts";
 import { redact } from "./redact.ts";
@@ -46,6 +46,7 @@ export class Pipeline {
   readonly #endLines = new LineBudget({ burst: 200, perSecond: 10 });
   readonly #validation = new Validation();
   readonly #open = new Set<Call>();
+  readonly #fail = (call: Call, error: unknown) => this.fail(call, error);
   readonly #onEnd = (call: Call, error: RpcError | undefined) => this.#ended(call, error);
   #refusal: AppError | undefined;
   #whenEmpty: (() => void) | undefined;
@@ -108,10 +109,9 @@ export class Pipeline {
     }
   }
 
-  /** Runs a handler of a stream, one request or many: its messages go to `take`, then `end` is told once; at once when the call is interrupted. */
-  stream(call: Call, input: () => Input, take: Take<StreamItem>, end: (error?: RpcError) => void): void {
-    const ended = (error?: unknown) => end(error === undefined ? undefined : this.fail(call, error));
-    new InterruptibleStream(call, take, ended).run(() => this.#runStream(call, input()));
+  /** Runs a handler of a stream, one request or many: its messages go to the outlet, then their end; at once when the call is interrupted. */
+  stream(call: Call, input: () => Input, outlet: Outlet): void {
+    new InterruptibleStream(call, outlet, this.#fail).run(() => this.#runStream(call, input()));
   }
 
   /** Turns any failure into what the client gets; a bug is logged whole, once. */
