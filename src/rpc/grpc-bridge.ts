@@ -15,9 +15,9 @@ import {
 import { AppError } from "../domain/errors.ts";
 import type { Call, Method } from "./call.ts";
 import { clientGone, RpcError } from "./errors.ts";
-import { decodeRequest, encodeResponse } from "./grpc-codec.ts";
+import { decodeRequest, encodeFrame } from "./grpc-codec.ts";
 import { closeIfUnread, placeDoor, refuseStream } from "./grpc-door.ts";
-import { initialMetadata, statusOf, successTrailers } from "./grpc-metadata.ts";
+import { headersOf, initialMetadata, statusOf } from "./grpc-metadata.ts";
 import { GrpcStream, type WritableCall } from "./grpc-stream.ts";
 import type { Limits } from "./limits.ts";
 import { methodUnknown } from "./malformed.ts";
@@ -127,15 +127,16 @@ export class GrpcBridge {
   }
 
   async #unary(grpc: ServerUnaryCall<Buffer, Buffer>, respond: sendUnaryData<Buffer>): Promise<void> {
-    const call = this.#admittedOf(grpc.metadata)?.call;
-    if (call === undefined) return;
+    const admitted = this.#admittedOf(grpc.metadata);
+    if (admitted === undefined) return;
+    const { call, stream } = admitted;
     try {
       const request = decodeRequest(call.target.desc.input, grpc.request, this.#limits.messageBytes);
       const response = await this.#pipeline.unary(call, request);
-      const bytes = encodeResponse(call.target.desc.output, response, this.#limits.messageBytes);
-      if (call.hasEnded) return;
-      grpc.sendMetadata(initialMetadata(call));
-      respond(null, bytes, successTrailers(call));
+      const frame = encodeFrame(call.target.desc.output, response, this.#limits.messageBytes);
+      // One whose client has just gone ends when its stream does.
+      if (call.hasEnded || stream.closed || stream.destroyed) return;
+      answer(stream, call, frame);
       call.end();
     } catch (error) {
       const failure = this.#pipeline.fail(call, error);
@@ -201,6 +202,25 @@ function unfitness(headers: IncomingHttpHeaders): string | undefined {
 function unchanged(bytes: Buffer): Buffer {
   return bytes;
 }
+
+/** Answers a unary call in one go. grpc-js would send the status only once the message has left, in a packet of its own. */
+function answer(stream: ServerHttp2Stream, call: Call, frame: Buffer): void {
+  stream.once("wantTrailers", () => {
+    if (!stream.closed) stream.sendTrailers({ "grpc-status": "0", ...headersOf(call.trailersSet) });
+  });
+  stream.respond({ ...responseHeaders, "x-request-id": call.callId, ...headersOf(call.headersSet) }, withTrailers);
+  stream.end(frame);
+}
+
+// As grpc-js sends them.
+const responseHeaders = {
+  ":status": 200,
+  "content-type": "application/grpc+proto",
+  "grpc-accept-encoding": "identity,deflate,gzip",
+  "grpc-encoding": "identity",
+};
+
+const withTrailers = { waitForTrailers: true };
 
 function textOf(header: string | string[] | undefined): string | undefined {
   return typeof header === "string" ? header : header?.[0];

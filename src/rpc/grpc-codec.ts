@@ -1,4 +1,4 @@
-import { create, type DescMessage, fromBinary, type Message, toBinary } from "@bufbuild/protobuf";
+import { create, type DescMessage, fromBinary, type Message } from "@bufbuild/protobuf";
 import { binaryCodec, envelopeBytes, framed, Shared, type StreamItem } from "./handler.ts";
 import { malformedBody, requestTooLarge, responseTooLarge } from "./malformed.ts";
 
@@ -12,15 +12,7 @@ export function decodeRequest(schema: DescMessage, bytes: Uint8Array, limitBytes
   }
 }
 
-/** Writes a response. Throws an error for the caller when it is over the limit. */
-export function encodeResponse(schema: DescMessage, response: StreamItem, limitBytes: number): Buffer {
-  // `create` returns a message as it is and completes what is only the shape of one.
-  const bytes = response instanceof Shared ? response.binary : toBinary(schema, create(schema, response));
-  if (bytes.byteLength > limitBytes) throw responseTooLarge(limitBytes);
-  return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-}
-
-/** Writes a message of a stream as it is sent; a shared one is encoded once for all its streams. Throws as `encodeResponse` does. */
+/** Writes a message as it is sent; a shared one is encoded once for all who get it. Throws an error for the caller when it is over the limit. */
 export function encodeFrame(schema: DescMessage, item: StreamItem, limitBytes: number, codec = binaryCodec): Buffer {
   const frame = item instanceof Shared ? item.frame(codec) : framed(codec.encode(schema, create(schema, item)));
   if (frame.length > envelopeBytes + limitBytes) throw responseTooLarge(limitBytes);

@@ -30,6 +30,11 @@ class SuccessTrailers extends BareMetadata {
   }
 }
 
+/** What a handler has set, as it is sent. */
+export function headersOf(set: Headers | undefined): OutgoingHttpHeaders {
+  return set === undefined ? {} : copyHeaders(set, new BareMetadata()).toHttp2Headers();
+}
+
 /** What precedes the response. */
 export function initialMetadata(call: Call): Metadata {
   const metadata = new BareMetadata();

@@ -109,10 +109,6 @@ export class Shared<O extends DescMessage> {
     return create(this.#schema, this.#make());
   }
 
-  get binary(): Uint8Array {
-    return this.frame(binaryCodec).subarray(envelopeBytes);
-  }
-
   /** As all protocols put it into a stream. */
   frame({ name, encode }: Codec): Buffer {
     this.#frames[name] ??= framed(name === "binary" ? this.#encode() : encode(this.#schema, this.message));

@@ -2,6 +2,7 @@ import type pg from "pg";
 import type { Caller, Event } from "../domain/event.ts";
 import type { Service } from "../domain/service.ts";
 import { AskedTogether } from "./asked-together.ts";
+import { lostRow } from "./head.ts";
 import { decodeEventBody, decodeService, type Json, type ServiceImage } from "./json.ts";
 import { query } from "./postgres.ts";
 
@@ -78,7 +79,7 @@ export class EventRows {
       [],
       "bounds",
     );
-    if (row === undefined) throw new Error("the store has lost its row");
+    if (row === undefined) throw lostRow();
     return { head: row.head, oldest: row.compacted };
   }
 }

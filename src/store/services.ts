@@ -6,6 +6,7 @@ import type { Place } from "../domain/service-order.ts";
 import type { ServiceStatus } from "../domain/status.ts";
 import { AskedTogether } from "./asked-together.ts";
 import { readTogether } from "./commit.ts";
+import { headOf, lostRow } from "./head.ts";
 import { decodeService, factJson, type ServiceImage } from "./json.ts";
 import { brokenConstraint, type Queryable, query } from "./postgres.ts";
 import { type PageQuery, pageStatement } from "./service-page.ts";
@@ -65,12 +66,12 @@ export class ServiceRows {
   /** All services by name, and the revision that they are true at together. */
   async snapshot(): Promise<{ services: Service[]; revision: bigint }> {
     return readTogether(this.#pool, async (client) => {
-      const [store] = await query<{ head: bigint }>(client, "SELECT head FROM store");
+      const revision = await headOf(client);
       const rows = await query<{ image: ServiceImage }>(
         client,
         "SELECT service_image(s) AS image FROM services s ORDER BY s.name_key",
       );
-      return { services: rows.map(({ image }) => decodeService(image)), revision: store?.head ?? 0n };
+      return { services: rows.map(({ image }) => decodeService(image)), revision };
     });
   }
 
@@ -101,15 +102,20 @@ export class ServiceRows {
   async #byNames(
     names: readonly (string | undefined)[],
   ): Promise<(name: string | undefined) => { service: Service | undefined; revision: bigint }> {
+    const keys = names.flatMap((name) => (name === undefined ? [] : nameKey(name)));
+    if (keys.length === 0) {
+      const revision = await headOf(this.#pool);
+      return () => ({ service: undefined, revision });
+    }
     const rows = await query<{ head: bigint; image: ServiceImage | null }>(
       this.#pool,
       `SELECT head, p.image FROM store LEFT JOIN LATERAL
          (SELECT service_image(s) AS image FROM services s WHERE s.name_key = ANY ($1)) p ON true`,
-      [names.flatMap((name) => (name === undefined ? [] : nameKey(name)))],
+      [keys],
       "services by name",
     );
     const [first] = rows;
-    if (first === undefined) throw new Error("the store has lost its row");
+    if (first === undefined) throw lostRow();
     const found = rows.flatMap(({ image }) => (image === null ? [] : [decodeService(image)]));
     const services = new Map(found.map((service) => [service.name, service]));
     return (name) => ({ service: name === undefined ? undefined : services.get(name), revision: first.head });

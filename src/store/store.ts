@@ -8,6 +8,7 @@ import type { Service } from "../domain/service.ts";
 import { CommitUnanswered, committed, outcomeOf, retried, takenBack } from "./commit.ts";
 import { EventRows } from "./events.ts";
 import { FactRecorder } from "./facts.ts";
+import { headOf, lostRow } from "./head.ts";
 import { InstanceRows } from "./instances.ts";
 import { type StoreFigures, StoreMetrics } from "./metrics.ts";
 import { migrate } from "./migrate.ts";
@@ -101,7 +102,7 @@ export class Store {
   async start(): Promise<void> {
     await this.#whenThere(() => migrate(this.#options.connection));
     const [row] = await query<{ store_uid: string }>(this.#pool, "SELECT store_uid FROM store");
-    if (row === undefined) throw new Error("the store has lost its row");
+    if (row === undefined) throw lostRow();
     this.#storeUid = row.store_uid;
     await this.wakeups.start();
     this.#retention.start();
@@ -185,7 +186,7 @@ export class Store {
   async #close<T>(client: Queryable, tx: Transaction, value: T, withServices: boolean): Promise<Written<T>> {
     const appended = await tx.close(this.#options.node, withServices);
     return appended === undefined
-      ? { value, revision: await head(client), services: new Map() }
+      ? { value, revision: await headOf(client), services: new Map() }
       : { value, ...appended };
   }
 
@@ -197,7 +198,7 @@ export class Store {
   ): Promise<Appended> {
     const look = async (said: "committed" | "aborted") => {
       if (!tx.hasEvents)
-        return said === "committed" ? { revision: await head(this.#pool), services: new Map() } : undefined;
+        return said === "committed" ? { revision: await headOf(this.#pool), services: new Map() } : undefined;
       return appendedBy(await this.events.ofTransaction(tx.mark));
     };
     const appended = await outcomeOf(this.#pool, xid, look, settling);
@@ -234,9 +235,4 @@ function appendedBy(events: readonly Event[]): Appended | undefined {
     after === undefined || body.type === "service_deleted" ? [] : [[after.uid, after] as const],
   );
   return { revision: first.revision, services: new Map(services) };
-}
-
-async function head(on: Queryable): Promise<bigint> {
-  const [row] = await query<{ head: bigint }>(on, "SELECT head FROM store", [], "head");
-  return row?.head ?? 0n;
 }

@@ -3,6 +3,7 @@ import { expect, test } from "vitest";
 import { GetResponseSchema } from "../../gen/steward/v1/service_registry_pb.ts";
 import type { Principal } from "../../src/domain/principal.ts";
 import { GetAnswers } from "../../src/rpc/get-answers.ts";
+import { binaryCodec, framed } from "../../src/rpc/handler.ts";
 import { aService } from "./arbitrary.ts";
 
 const admin = principal("*");
@@ -16,7 +17,7 @@ test("an answer is encoded once for all who may see the same, while nothing chan
   const again = answers.of(principal("*"), service, 7n);
 
   expect(again).toBe(first);
-  expect(first.binary).toEqual(Buffer.from(toBinary(GetResponseSchema, first.message)));
+  expect(first.frame(binaryCodec)).toEqual(framed(toBinary(GetResponseSchema, first.message)));
   expect(first.message).toMatchObject({ revision: 7n, service: { name: "web" } });
 });
 
