@@ -6,7 +6,7 @@ import { Follower, type Reading, type Stretch } from "./follower.ts";
 import { FeedMetrics } from "./metrics.ts";
 import { PastPages } from "./past-pages.ts";
 import { Ring } from "./ring.ts";
-import { Sleeper, Sleepers } from "./sleepers.ts";
+import { AwaitedSleeper, Sleepers } from "./sleepers.ts";
 
 /** What the feed needs of the store. */
 export interface EventSource {
@@ -121,14 +121,13 @@ export class Feed {
   /** Resolves once followers can see the revision. */
   async reached(revision: bigint, signal: AbortSignal): Promise<void> {
     if (this.#head >= revision) return;
-    const arrival = new Arrival(this.#arrivals, signal);
+    const arrival = new AwaitedSleeper(this.#arrivals, signal);
     try {
       while (this.#head < revision) {
         if (this.#stopping.signal.aborted) throw draining();
+        await arrival.rest();
         signal.throwIfAborted();
-        await arrival.next();
       }
-      signal.throwIfAborted();
     } finally {
       arrival.leave();
     }
@@ -270,23 +269,6 @@ export class Feed {
   #emptyRing(): Ring {
     const { ringSize = 16_384, ringBytes = 6 * 1_048_576 } = this.#options;
     return new Ring(this.#head, { events: ringSize, bytes: ringBytes });
-  }
-}
-
-/** A call that waits for what was written. */
-class Arrival extends Sleeper {
-  #resolve = () => {};
-
-  /** Resolves when something was read, or the signal aborts. */
-  next(): Promise<void> {
-    return new Promise((resolve) => {
-      this.#resolve = resolve;
-      this.sleep();
-    });
-  }
-
-  protected override awake(): void {
-    this.#resolve();
   }
 }
 

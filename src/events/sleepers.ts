@@ -104,11 +104,9 @@ export abstract class Sleeper extends Place {
     clearTimeout(this.#timer);
   }
 
-  /**
-   * Has `awake` called once, when there may be more, at a time by performance.now(), or when the signal aborts: who has slept looks for itself. Not to
-   * be called after it left.
-   */
+  /** Has `awake` called once, when there may be more, at a time by performance.now(), or when the signal aborts: who has slept looks for itself. */
   protected sleep(untilMs = Number.POSITIVE_INFINITY): void {
+    if (this.signal.aborted) return queueMicrotask(() => this.awake());
     this.#untilMs = untilMs;
     this.#keepTime();
     this.#sleepers.take(this);
@@ -126,6 +124,23 @@ export abstract class Sleeper extends Place {
       else if (!this.isAlone) this.#keepTime();
     };
     this.#timer = setTimeout(ring, roundedUp(this.#untilMs - performance.now())).unref();
+  }
+}
+
+/** One that is awaited. */
+export class AwaitedSleeper extends Sleeper {
+  #resolve = () => {};
+
+  /** Resolves when it is woken. */
+  rest(untilMs?: number): Promise<void> {
+    return new Promise((resolve) => {
+      this.#resolve = resolve;
+      this.sleep(untilMs);
+    });
+  }
+
+  protected override awake(): void {
+    this.#resolve();
   }
 }
 

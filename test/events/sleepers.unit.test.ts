@@ -1,27 +1,12 @@
 import { expect, test } from "vitest";
-import { Sleeper, Sleepers } from "../../src/events/sleepers.ts";
+import { AwaitedSleeper, Sleepers } from "../../src/events/sleepers.ts";
 
 const { signal } = new AbortController();
-
-class Guest extends Sleeper {
-  #resolve = () => {};
-
-  rest(untilMs?: number): Promise<void> {
-    return new Promise((resolve) => {
-      this.#resolve = resolve;
-      this.sleep(untilMs);
-    });
-  }
-
-  protected override awake(): void {
-    this.#resolve();
-  }
-}
 
 test("whatever else waits for its turn comes long before the last of a thousand sleepers is woken", async () => {
   const sleepers = new Sleepers();
   let awake = 0;
-  const all = Array.from({ length: 1_000 }, () => new Guest(sleepers, signal));
+  const all = Array.from({ length: 1_000 }, () => new AwaitedSleeper(sleepers, signal));
   const woken = all.map((sleeper) => sleeper.rest().then(() => (awake += 1)));
 
   sleepers.wake();
@@ -34,7 +19,7 @@ test("whatever else waits for its turn comes long before the last of a thousand 
 
 test("all who sleep are woken once, in the order in which they fell asleep, and none who left before its turn", async () => {
   const sleepers = new Sleepers();
-  const all = Array.from({ length: 700 }, () => new Guest(sleepers, signal));
+  const all = Array.from({ length: 700 }, () => new AwaitedSleeper(sleepers, signal));
   const [goesAtOnce, goesLater, staysAwake] = [all[3], all[650], all[5]];
   const woken: number[] = [];
   all.forEach((sleeper, index) => {
@@ -45,7 +30,7 @@ test("all who sleep are woken once, in the order in which they fell asleep, and 
   sleepers.wake();
   goesLater?.leave();
   sleepers.wake();
-  const last = new Guest(sleepers, signal);
+  const last = new AwaitedSleeper(sleepers, signal);
   const lastWoken = last.rest();
   sleepers.wake();
   await lastWoken;
@@ -55,7 +40,7 @@ test("all who sleep are woken once, in the order in which they fell asleep, and 
 
 test("one that falls asleep again as it is woken sleeps until the next time", async () => {
   const sleepers = new Sleepers();
-  const [restless, other] = [new Guest(sleepers, signal), new Guest(sleepers, signal)];
+  const [restless, other] = [new AwaitedSleeper(sleepers, signal), new AwaitedSleeper(sleepers, signal)];
   let awake = 0;
   const rest = (): Promise<void> =>
     restless.rest().then(() => {
@@ -74,7 +59,7 @@ test("one that falls asleep again as it is woken sleeps until the next time", as
 
 test("a sleeper is woken by its time, also after it was woken before", async () => {
   const sleepers = new Sleepers();
-  const sleeper = new Guest(sleepers, signal);
+  const sleeper = new AwaitedSleeper(sleepers, signal);
   const early = sleeper.rest(performance.now() + 20);
   sleepers.wake();
   await early;
@@ -86,14 +71,16 @@ test("a sleeper is woken by its time, also after it was woken before", async () 
   sleeper.leave();
 });
 
-test("a sleeper is woken by its signal, and leaves", async () => {
+test("a sleeper is woken by its signal, leaves, and does not sleep after it", async () => {
   const ending = new AbortController();
   const sleepers = new Sleepers();
-  const sleeper = new Guest(sleepers, ending.signal);
+  const sleeper = new AwaitedSleeper(sleepers, ending.signal);
   const asleep = sleeper.rest();
 
   ending.abort();
 
   await asleep;
   expect(sleeper.isAlone).toBe(true);
+  await sleeper.rest();
+  sleeper.leave();
 });

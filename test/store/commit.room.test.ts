@@ -296,6 +296,18 @@ test("the log says of every event who, where, why and when", async () => {
   expect(Math.abs((event?.time.getTime() ?? 0) - began)).toBeLessThan(60_000);
 });
 
+test("an idle connection that ends is told without what it was", async () => {
+  const connection = await emptyDatabase();
+  const ended = Promise.withResolvers<Error>();
+  const pool = createPool({ ...connection, application_name: "idle one" }, { onIdleError: ended.resolve });
+  atEnd(() => pool.end());
+  await pool.query("SELECT 1");
+
+  expect(await terminate(connection, "idle one")).toBe(1);
+
+  expect(Object.keys(await ended.promise)).not.toContain("client");
+});
+
 /** Waits until so many have come, and for nobody afterwards. */
 function barrier(count: number): () => Promise<void> {
   const { promise, resolve } = Promise.withResolvers<void>();
@@ -324,15 +336,3 @@ async function startStoreOverWire(database?: EmbeddedConnection) {
   atEnd(() => wire.close());
   return { store: await startStore(wire.connection), wire, connection };
 }
-
-test("an idle connection that ends is told without what it was", async () => {
-  const connection = await emptyDatabase();
-  const ended = Promise.withResolvers<Error>();
-  const pool = createPool({ ...connection, application_name: "idle one" }, { onIdleError: ended.resolve });
-  atEnd(() => pool.end());
-  await pool.query("SELECT 1");
-
-  expect(await terminate(connection, "idle one")).toBe(1);
-
-  expect(Object.keys(await ended.promise)).not.toContain("client");
-});
